@@ -1,0 +1,64 @@
+import type { RangeReader, ReadRange } from "./chunking.js";
+import type { Bound } from "./frames.js";
+import { encodeValue } from "./values.js";
+
+const FIRST_ENTRIES = 16;
+const MAX_ENTRIES = 10_000;
+/** In a large database entries are listed a few at a time: one of them may have 2 MB. */
+const GUARDED_ENTRIES = 32;
+const UNGUARDED_BYTES = 16 * 1024 * 1024;
+
+/** The encoded form of entries: `[key, value]`, or `[key, null, devalue text]`, as JSON text. */
+export function encodeEntry(key: string, value: unknown): string {
+  const encoded = encodeValue(value);
+  return "json" in encoded
+    ? `[${JSON.stringify(key)},${encoded.json}]`
+    : `[${JSON.stringify(key)},null,${JSON.stringify(encoded.devalue)}]`;
+}
+
+/** What `storage.list()` and `storage.kv.list()` take for the entries with `after < key <= upto`. */
+export function listOptions(after: Bound, upto: Bound, limit: number): DurableObjectListOptions {
+  const options: DurableObjectListOptions = { limit };
+  if (after !== null) options.startAfter = String(after[0]);
+  // `end` is exclusive, and the least key above K is K followed by a NUL.
+  if (upto !== null) options.end = `${upto[0]}\0`;
+  return options;
+}
+
+/** Reads ranges of the entries of a SQLite-backed object, in one turn. */
+export class EntryReader implements RangeReader {
+  #storage: DurableObjectStorage;
+  #entryBytes: number | undefined;
+  #step: number;
+  rowsRead = 0;
+
+  constructor(storage: DurableObjectStorage) {
+    this.#storage = storage;
+    this.#step = storage.sql.databaseSize > UNGUARDED_BYTES ? GUARDED_ENTRIES : MAX_ENTRIES;
+  }
+
+  read(after: Bound, upto: Bound, bytes: number | undefined): ReadRange {
+    const parts: string[] = [];
+    let size = 2;
+    let last = after;
+    const wanted = bytes ?? Number.POSITIVE_INFINITY;
+    for (;;) {
+      const fitting = this.#entryBytes === undefined ? FIRST_ENTRIES : Math.ceil((wanted - size) / this.#entryBytes);
+      // One more than wanted tells whether there is more.
+      const limit = Math.max(2, Math.min(this.#step, fitting + 1));
+      // Read to its end: a cursor left open would keep the app's transaction from committing.
+      const entries = [...this.#storage.kv.list(listOptions(last, upto, limit))];
+      const more = entries.length === limit;
+      if (more) entries.pop();
+      this.rowsRead += entries.length;
+      for (const [key, value] of entries) {
+        const text = encodeEntry(key, value);
+        parts.push(text);
+        size += text.length + 1;
+        last = [key];
+      }
+      if (parts.length > 0) this.#entryBytes = Math.max(1, size / parts.length);
+      if (!more || size >= wanted) return { rows: `[${parts.join(",")}]`, count: parts.length, last, more };
+    }
+  }
+}

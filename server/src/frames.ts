@@ -1,0 +1,83 @@
+/** A cell of a SQL row or of a key: what JSON holds, or a tagged cell (PROTOCOL.md, "SQL cells"). */
+export type Cell = null | number | string | readonly [tag: string, text: string];
+
+/** The upper bound of a chunk: the cells of its last row's key; null is +infinity. */
+export type Bound = readonly Cell[] | null;
+
+/** One chunk that the client holds: its upper bound and the digest of its rows. */
+export type Chunk = readonly [upto: Bound, digest: string];
+
+/** What the client holds of one object: chunks in key order, each list ending with an upper bound of null. */
+export interface Chunks {
+  kv?: Chunk[];
+  tables?: Record<string, Chunk[]>;
+}
+
+export interface PullObject {
+  class: string;
+  id: string;
+  version?: string | undefined;
+  chunks?: Chunks | undefined;
+}
+
+/** What the Worker hands to the object; `seed` is the request's. */
+export interface ObjectPull {
+  class: string;
+  seed: string;
+  version?: string | undefined;
+  chunks?: Chunks | undefined;
+}
+
+export interface TableDefinition {
+  name: string;
+  kind: "table" | "virtual";
+  /** Names of the cells of a row, in order, the rowid apart. */
+  columns: string[];
+  /** Each row begins with its rowid, and the rowid is the key. */
+  rowid: boolean;
+  /** The key's columns and their collations, where `rowid` is false. */
+  key: [column: string, collation: string][];
+}
+
+export interface SchemaEntry {
+  type: string;
+  name: string;
+  table: string;
+  sql: string | null;
+}
+
+export type ErrorCode =
+  | "bad_request"
+  | "class_not_found"
+  | "class_not_wrapped"
+  | "id_not_valid"
+  | "insecure"
+  | "internal"
+  | "method_not_allowed"
+  | "no_directory"
+  | "not_found"
+  | "object_failed"
+  | "object_timeout"
+  | "too_large"
+  | "unauthorized";
+
+export type Frame =
+  | { frame: "object"; class: string; id: string; name?: string; storage: "sqlite" | "kv"; version: string; unchanged?: true }
+  | { frame: "tables"; tables: TableDefinition[]; schema: SchemaEntry[] }
+  | { frame: "alarm"; at: number | null }
+  | { frame: "end"; version: string; rows_read: number }
+  | { frame: "error"; class: string; id: string; code: ErrorCode; message: string; retry: boolean }
+  | { frame: "done"; objects: number; failed: number };
+
+export function line(frame: Frame): string {
+  return `${JSON.stringify(frame)}\n`;
+}
+
+/** A range assertion. `rows` is JSON text: it is made by SQLite, or row by row, and never parsed here. */
+export function rangeLine(table: string | null, after: Bound, upto: Bound, rows: string, digest: string): string {
+  const name = table === null ? "" : `"table":${JSON.stringify(table)},`;
+  return (
+    `{"frame":"range",${name}"after":${JSON.stringify(after)},"upto":${JSON.stringify(upto)},` +
+    `"digest":"${digest}","rows":${rows}}\n`
+  );
+}

@@ -1,0 +1,286 @@
+import { type HeldRange, type RangeReader, heldRanges, targetBytes, walk } from "./chunking.js";
+import { type Seed, digest, parseSeed } from "./digest.js";
+import { EntryReader, encodeEntry, listOptions } from "./entries.js";
+import { type Bound, type Chunk, type Chunks, type ObjectPull, line, rangeLine } from "./frames.js";
+import { MAX_CHUNK_BYTES, SMALL_REPLY_BYTES } from "./limits.js";
+import { type Schema, TableReader, readSchema } from "./tables.js";
+import type { Tracker } from "./tracker.js";
+import { currentVersion, mutationsOf, schemaOf, wroteSinceStart } from "./versions.js";
+
+/** Passes over a large object that moves under the walk, before the last one is done in a single turn. */
+const MAX_PASSES = 8;
+const KV_STEP = 128;
+
+/** Answers one object's pull: all its frames as text where they are few, else a stream of them. */
+export async function pullObject(
+  ctx: DurableObjectState,
+  tracker: Tracker,
+  request: ObjectPull,
+): Promise<string | ReadableStream<Uint8Array>> {
+  const frames = new ObjectReader(ctx, tracker, request).frames();
+  const parts: string[] = [];
+  let size = 0;
+  while (size < SMALL_REPLY_BYTES) {
+    const { value, done } = await frames.next();
+    if (done) return parts.join("");
+    parts.push(value);
+    size += value.length;
+  }
+  return streamed(parts.join(""), frames);
+}
+
+/** A stream that reads on only as fast as it is read from. */
+function streamed(head: string, frames: AsyncGenerator<string>): ReadableStream<Uint8Array> {
+  const encoder = new TextEncoder();
+  let pending: string | undefined = head;
+  const source: UnderlyingByteSource = {
+    type: "bytes",
+    async pull(controller) {
+      if (pending === undefined) {
+        const { value, done } = await frames.next();
+        if (done) {
+          controller.close();
+          controller.byobRequest?.respond(0);
+          return;
+        }
+        pending = value;
+      }
+      const bytes = encoder.encode(pending);
+      pending = undefined;
+      controller.enqueue(bytes);
+    },
+    async cancel() {
+      await frames.return(undefined);
+    },
+  };
+  return new ReadableStream(source as never);
+}
+
+/** A stretch of a walk: frames to send, perhaps none, and how many bytes were read for them. */
+type Step = readonly [text: string, read: number];
+
+/** The walk gives the app a turn each time that this much was read. */
+const TURN_BYTES = 256 * 1024;
+
+class ObjectReader {
+  #ctx: DurableObjectState;
+  #tracker: Tracker;
+  #request: ObjectPull;
+  #seed: Seed;
+  #sql: SqlStorage | undefined;
+  #rowsRead = 0;
+
+  constructor(ctx: DurableObjectState, tracker: Tracker, request: ObjectPull) {
+    this.#ctx = ctx;
+    this.#tracker = tracker;
+    this.#request = request;
+    const seed = parseSeed(request.seed);
+    if (seed === undefined) throw new RangeError("seed has to be 16 hexadecimal digits");
+    this.#seed = seed;
+    this.#sql = sqlOf(ctx.storage);
+  }
+
+  /** The frames of this object, from `object` to `end`. Several range lines may come as one string. */
+  async *frames(): AsyncGenerator<string> {
+    const { id, storage } = this.#ctx;
+    const header = {
+      frame: "object" as const,
+      class: this.#request.class,
+      id: id.toString(),
+      ...(id.name === undefined ? {} : { name: id.name }),
+      storage: this.#sql === undefined ? ("kv" as const) : ("sqlite" as const),
+    };
+    let base: { version: string | undefined; chunks: Chunks } = {
+      version: this.#request.version,
+      chunks: this.#request.chunks ?? {},
+    };
+    let announced = false;
+    for (let pass = 1; ; pass++) {
+      await this.#tracker.settled();
+      const moved = this.#tracker.mutations;
+      const alarm = await storage.getAlarm();
+      if (this.#tracker.inTransaction || this.#tracker.mutations !== moved) {
+        if (pass < MAX_PASSES * 4) continue;
+      }
+      // From here to the first yield nothing else runs: what is read is one state.
+      const version = currentVersion(this.#tracker, this.#sql);
+      this.#tracker.read(wroteSinceStart(version, this.#request.version));
+      if (!announced && version === this.#request.version) {
+        yield line({ ...header, version, unchanged: true }) + line({ frame: "end", version, rows_read: 0 });
+        return;
+      }
+      let head = announced ? "" : line({ ...header, version });
+      announced = true;
+      const next: Chunks = {};
+      const last = pass >= MAX_PASSES;
+      let failed: unknown;
+      try {
+        const steps =
+          this.#sql === undefined
+            ? this.#kvBackedSteps(base, next)
+            : this.#sqliteSteps(this.#sql, base, version, next);
+        // What is small is read in one turn, and so is a last pass; else the app gets its turns in between.
+        let read = 0;
+        let turn = 0;
+        for (let step = steps.next(); ; step = steps.next()) {
+          const { value, done } = step instanceof Promise ? await step : step;
+          if (done) break;
+          head += value[0];
+          read += value[1];
+          turn += value[1];
+          if (last || read < SMALL_REPLY_BYTES || turn < TURN_BYTES) continue;
+          turn = 0;
+          if (head !== "") yield head;
+          head = "";
+          await scheduler.wait(0);
+          await this.#tracker.settled();
+        }
+      } catch (error) {
+        // A table that was altered while its rows were walked; the next pass sees what it has become.
+        failed = error;
+      }
+      head += line({ frame: "alarm", at: alarm });
+      const settled = !this.#tracker.inTransaction && currentVersion(this.#tracker, this.#sql) === version;
+      if (failed !== undefined && (settled || last)) throw failed;
+      if (settled || last) {
+        yield head + line({ frame: "end", version, rows_read: this.#rowsRead });
+        return;
+      }
+      if (head !== "") yield head;
+      base = { version: failed === undefined ? version : undefined, chunks: failed === undefined ? next : {} };
+    }
+  }
+
+  *#sqliteSteps(
+    sql: SqlStorage,
+    base: { version: string | undefined; chunks: Chunks },
+    version: string,
+    next: Chunks,
+  ): Generator<Step> {
+    const since = mutationsOf(base.version, this.#tracker);
+    const fingerprint = schemaOf(version);
+    const schema = readSchema(sql, fingerprint);
+    if (base.version === undefined || schemaOf(base.version) !== fingerprint) yield [tablesLine(schema), 0];
+
+    const entries = new EntryReader(this.#ctx.storage);
+    next.kv = [];
+    yield* this.#ranges(null, entries, base.chunks.kv, "kv", next.kv, this.#entriesUnchanged(since));
+    this.#rowsRead += entries.rowsRead;
+
+    next.tables = {};
+    const sqlUnchanged = since !== undefined && this.#tracker.lastSqlWrite <= since;
+    for (const table of schema.tables) {
+      const reader = new TableReader(sql, table);
+      const chunks: Chunk[] = [];
+      next.tables[table.name] = chunks;
+      const held = base.chunks.tables?.[table.name];
+      // The definition is digested with the rows, so that a renamed column makes every chunk a new one.
+      const salt = JSON.stringify([table.columns, table.rowid, table.key]);
+      yield* this.#ranges(table.name, reader, held, salt, chunks, () => sqlUnchanged);
+      this.#rowsRead += reader.rowsRead;
+    }
+  }
+
+  *#ranges(
+    table: string | null,
+    reader: RangeReader,
+    held: readonly Chunk[] | undefined,
+    salt: string,
+    next: Chunk[],
+    unchanged: (range: HeldRange) => boolean,
+  ): Generator<Step> {
+    const digestOf = (rows: string) => digest(this.#seed, salt + rows);
+    for (const step of walk(reader, heldRanges(held), digestOf, unchanged)) {
+      next.push([step.upto, step.digest]);
+      yield [step.send ? rangeLine(table, step.after, step.upto, step.rows, step.digest) : "", step.read];
+    }
+  }
+
+  /** Whether no entry in a range was written since, as far as this instance saw all writes. */
+  #entriesUnchanged(since: number | undefined): (range: HeldRange) => boolean {
+    if (since === undefined) return () => false;
+    if (this.#tracker.lastKvWrite <= since) return () => true;
+    const keys = this.#tracker.keysSince(since)?.sort(compareKeys);
+    if (keys === undefined || keys.length === 0) return () => false;
+    return ({ after, upto }) =>
+      !keys.some(
+        (key) =>
+          (after === null || compareKeys(key, String(after[0])) > 0) &&
+          (upto === null || compareKeys(key, String(upto[0])) <= 0),
+      );
+  }
+
+  /** The same walk for a KV-backed class, whose only way to read is asynchronous. */
+  async *#kvBackedSteps(base: { version: string | undefined; chunks: Chunks }, next: Chunks): AsyncGenerator<Step> {
+    if (base.version === undefined) yield [line({ frame: "tables", tables: [], schema: [] }), 0];
+    const unchanged = this.#entriesUnchanged(mutationsOf(base.version, this.#tracker));
+    next.kv = [];
+    let total = 0;
+    for (const range of heldRanges(base.chunks.kv)) {
+      if (range.digest !== undefined && unchanged(range)) {
+        next.kv.push([range.upto, range.digest]);
+        continue;
+      }
+      let after: Bound = range.after;
+      for (let first = true; ; first = false) {
+        const read = await this.#listEntries(after, range.upto, first && range.digest ? 2 * MAX_CHUNK_BYTES : targetBytes(total));
+        total += read.rows.length;
+        const upto: Bound = read.more ? read.last : range.upto;
+        const found = digest(this.#seed, `kv${read.rows}`);
+        next.kv.push([upto, found]);
+        const send = read.more || found !== range.digest || !first;
+        yield [send ? rangeLine(null, after, upto, read.rows, found) : "", read.rows.length];
+        if (!read.more) break;
+        after = read.last;
+      }
+    }
+  }
+
+  async #listEntries(after: Bound, upto: Bound, bytes: number) {
+    const parts: string[] = [];
+    let size = 2;
+    let last = after;
+    for (let limit = 16; ; limit = KV_STEP) {
+      const entries = [...(await this.#ctx.storage.list(listOptions(last, upto, limit + 1)))];
+      const more = entries.length > limit;
+      if (more) entries.pop();
+      this.#rowsRead += entries.length;
+      for (const [key, value] of entries) {
+        const text = encodeEntry(key, value);
+        parts.push(text);
+        size += text.length + 1;
+        last = [key];
+      }
+      if (!more || size >= bytes) return { rows: `[${parts.join(",")}]`, last, more };
+    }
+  }
+}
+
+function tablesLine(schema: Schema): string {
+  const tables = schema.tables.map(({ name, kind, columns, rowid, key }) => ({ name, kind, columns, rowid, key }));
+  return line({ frame: "tables", tables, schema: schema.entries });
+}
+
+/** Keys are ordered by their UTF-8 bytes, which is the order of their code points, not of JavaScript strings. */
+export function compareKeys(a: string, b: string): number {
+  const length = Math.min(a.length, b.length);
+  for (let i = 0; i < length; i++) {
+    const x = a.charCodeAt(i);
+    const y = b.charCodeAt(i);
+    if (x === y) continue;
+    const surrogateX = x >= 0xd800 && x <= 0xdfff;
+    const surrogateY = y >= 0xd800 && y <= 0xdfff;
+    return surrogateX === surrogateY ? x - y : surrogateX ? 1 : -1;
+  }
+  return a.length - b.length;
+}
+
+/** The SQL interface of a SQLite-backed object; on a KV-backed class it is there, but any use of it throws. */
+function sqlOf(storage: DurableObjectStorage): SqlStorage | undefined {
+  try {
+    storage.sql.exec("SELECT 1").toArray();
+    return storage.sql;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,35 @@
+import type { Tracker } from "./tracker.js";
+import { digest } from "./digest.js";
+import { schemaText } from "./tables.js";
+
+/** The parts of a version that an object of this epoch can make use of. */
+export interface KnownVersion {
+  mutations: number;
+  schema: string;
+}
+
+/** The version of an object now: equal versions mean equal contents. `sql` is undefined on a KV-backed class. */
+export function currentVersion(tracker: Tracker, sql: SqlStorage | undefined): string {
+  if (sql === undefined) return `${tracker.epoch}.${tracker.mutations}.0.-`;
+  const total = sql.exec<{ n: number }>("SELECT total_changes() AS n").one().n;
+  return `${tracker.epoch}.${tracker.mutations}.${total}.${digest([0, 0], schemaText(sql))}`;
+}
+
+/** Whether an instance has written since it started; a client's version shows a schema that was changed. */
+export function wroteSinceStart(version: string, clients: string | undefined): boolean {
+  const [, mutations, total, schema] = version.split(".");
+  if (schema === "-") return mutations !== "0";
+  return total !== "0" || (clients !== undefined && schemaOf(clients) !== schema);
+}
+
+export function schemaOf(version: string): string {
+  return version.slice(version.lastIndexOf(".") + 1);
+}
+
+/** The writes up to a version, where it is of this instance's epoch. */
+export function mutationsOf(version: string | undefined, tracker: Tracker): number | undefined {
+  const [epoch, mutations] = version?.split(".") ?? [];
+  if (epoch !== tracker.epoch) return undefined;
+  const count = Number(mutations);
+  return Number.isSafeInteger(count) && count >= 0 && count <= tracker.mutations ? count : undefined;
+}

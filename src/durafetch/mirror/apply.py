@@ -1,0 +1,403 @@
+"""Makes the mirror equal to what it is told: the frames of one object, applied as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import apsw
+import msgspec
+
+from durafetch import frames
+from durafetch.errors import ProtocolError
+from durafetch.frames import Bound, Frame, InvalidText, TableDefinition
+from durafetch.mirror.database import quote
+from durafetch.mirror.tables import OBJECT_COLUMN, Layout, TableMap
+from durafetch.values import ValueFormatError, projection
+
+Chunk = list[Any]
+"""[upper bound, digest], just as the server sent them."""
+
+
+@dataclass
+class Applied:
+    """What one object's frames did to the mirror."""
+
+    changed: bool = False
+    upserted: int = 0
+    deleted: int = 0
+
+
+class StaleError(Exception):
+    """The mirror's object is at another version than the pull was based on: somebody else applied a pull of it."""
+
+
+class ObjectWriter:
+    """Applies one object's frames, in order, within a transaction that the caller holds.
+
+    `base` is the version that the pull was asked with, None for a full one. `finish()` says what was done; before it
+    nothing is complete, and the caller rolls back.
+    """
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        tables: TableMap,
+        worker_name: str,
+        base: str | None,
+        *,
+        full: bool = False,
+    ) -> None:
+        self._db = connection
+        self._tables = tables
+        self._worker = worker_name
+        self._base = base
+        self._full = full
+        self._applied = Applied()
+        self._head: frames.ObjectFrame | None = None
+        self._ended = False
+        self._definitions: dict[str, TableDefinition] = {}
+        self._schema_id: int | None = None
+        self._chunks: dict[str, list[Chunk]] = {}
+        self._entries = 0
+        self._rows = 0
+        self._alarm: str | None = None
+        # Tables (None: the entries) that have no rows but those just appended, up to a bound: nothing to compare with.
+        self._fresh: dict[str | None, Bound] = {}
+
+    def apply(self, items: Iterable[Frame]) -> None:
+        """Applies frames. Raises ProtocolError where one is out of place, StaleError at the object's first."""
+        for frame in items:
+            if self._ended:
+                raise ProtocolError("The Worker went on about an object after its end.")
+            if isinstance(frame, frames.ObjectFrame):
+                self._begin(frame)
+                continue
+            if self._head is None:
+                raise ProtocolError("The Worker sent a frame that belongs to no object.")
+            if isinstance(frame, frames.EndFrame):
+                self._end(frame)
+            elif self._head.unchanged:
+                raise ProtocolError("The Worker sent contents for an object that it called unchanged.")
+            elif isinstance(frame, frames.RangeFrame):
+                self._range(frame)
+            elif isinstance(frame, frames.TablesFrame):
+                self._define(frame)
+            elif isinstance(frame, frames.AlarmFrame):
+                self._alarm = None if frame.at is None else iso(frame.at)
+            else:
+                raise ProtocolError("The Worker sent a frame where it does not belong.")
+
+    def finish(self) -> Applied:
+        """What was done. Raises ProtocolError where the object's end has not come."""
+        if not self._ended:
+            raise ProtocolError("The Worker's reply stops in the middle of an object.")
+        return self._applied
+
+    def _begin(self, head: frames.ObjectFrame) -> None:
+        if self._head is not None:
+            raise ProtocolError("The Worker began an object before the end of another.")
+        row = self._db.execute(
+            "SELECT o.do_id, o.version, o.name, o.entries, o.rows, o.alarm_at, s.schema_id, s.chunks "
+            "FROM durable_objects AS o LEFT JOIN _durafetch_state AS s USING (do_id) "
+            "WHERE o.id = ? AND o.class_name = ? AND o.worker_name = ?",
+            (head.id, head.class_name, self._worker),
+        ).fetchone()
+        if row is None:
+            raise ProtocolError(f"The Worker sent the object {head.id}, which was not asked for.")
+        self._head = head
+        self._do_id, version, self._name, self._entries, self._rows, self._alarm_before, schema_id, chunks = (
+            row
+        )
+        self._alarm = self._alarm_before
+        if version != self._base and not self._full:
+            raise StaleError
+        if head.unchanged:
+            if self._base is None or head.version != self._base:
+                raise ProtocolError("The Worker called an object unchanged that the mirror does not have.")
+            return
+        self._schema_id = schema_id
+        if schema_id is not None:
+            (text,) = self._db.execute(
+                "SELECT definition FROM _durafetch_schemas WHERE schema_id = ?", (schema_id,)
+            ).fetchone() or ("{}",)
+            definition = msgspec.json.decode(text, type=frames.TablesFrame)
+            self._definitions = {table.name: table for table in definition.tables}
+        held = json.loads(chunks) if chunks and not self._full else {}
+        self._chunks = {f"t{name}": list_ for name, list_ in held.get("tables", {}).items()}
+        self._chunks["kv"] = held.get("kv", [])
+        if self._entries == 0:
+            self._fresh[None] = None
+
+    def _define(self, frame: frames.TablesFrame) -> None:
+        text = msgspec.json.encode(frame).decode()
+        new = {table.name: table for table in frame.tables}
+        if len({name.lower() for name in new}) != len(frame.tables):
+            raise ProtocolError("The Worker sent two definitions of one table.")
+        for name, old in self._definitions.items():
+            if new.get(name) != old:
+                self._clear(old)
+                self._chunks.pop(f"t{name}", None)
+                self._applied.changed = True
+        for name, table in new.items():
+            self._layout(table)
+            if self._definitions.get(name) != table:
+                self._fresh[name] = None
+        self._definitions = new
+        self._db.execute("INSERT OR IGNORE INTO _durafetch_schemas(definition) VALUES (?)", (text,))
+        schema_id = self._db.execute(
+            "SELECT schema_id FROM _durafetch_schemas WHERE definition = ?", (text,)
+        ).get
+        if schema_id != self._schema_id:
+            self._schema_id = schema_id
+            self._applied.changed = True
+
+    def _layout(self, table: TableDefinition) -> Layout:
+        assert self._head is not None
+        layout = self._tables.layout(self._head.class_name, table)
+        assert layout is not None
+        return layout
+
+    def _clear(self, table: TableDefinition) -> None:
+        layout = self._layout(table)
+        self._db.execute(f"DELETE FROM {quote(layout.table.name)} WHERE {OBJECT_COLUMN} = ?", (self._do_id,))
+        deleted = self._db.changes()
+        self._applied.deleted += deleted
+        self._rows -= deleted
+
+    def _range(self, frame: frames.RangeFrame) -> None:
+        if frame.table is None:
+            inserted, replaced, deleted = self._entry_range(frame)
+            self._entries += inserted - deleted
+            self._splice("kv", frame)
+        else:
+            definition = self._definitions.get(frame.table)
+            if definition is None:
+                raise ProtocolError(
+                    f"The Worker sent rows of the table {frame.table!r}, which it did not define."
+                )
+            inserted, replaced, deleted = self._row_range(definition, frame)
+            self._rows += inserted - deleted
+            self._splice(f"t{frame.table}", frame)
+        self._applied.upserted += inserted + replaced
+        self._applied.deleted += deleted
+        if inserted or replaced or deleted:
+            self._applied.changed = True
+
+    def _splice(self, name: str, frame: frames.RangeFrame) -> None:
+        """Replaces the chunks that a range covers by its own."""
+        chunks = self._chunks.setdefault(name, [])
+        start = 0 if frame.after is None else _after(chunks, frame.after)
+        if start is None:
+            raise ProtocolError("The Worker sent a range that begins where none ended.")
+        if frame.upto is None:
+            stop = len(chunks)
+        else:
+            stop = next((i + 1 for i in range(start, len(chunks)) if chunks[i][0] == frame.upto), start)
+        chunks[start:stop] = [[frame.upto, frame.digest]]
+
+    def _appends(self, table: str | None, frame: frames.RangeFrame) -> bool:
+        """Whether the mirror has no rows in the range, since all that it has of the table came just before it."""
+        if table not in self._fresh:
+            return False
+        appends = self._fresh[table] == frame.after
+        if appends and frame.upto is not None:
+            self._fresh[table] = frame.upto
+        else:
+            del self._fresh[table]
+        return appends
+
+    def _entry_range(self, frame: frames.RangeFrame) -> tuple[int, int, int]:
+        new: dict[str, tuple[str, str | None]] = {}
+        for key, text, devalue in frames.decode_entries(frame.rows):
+            if devalue is not None:
+                try:
+                    text = projection(devalue)
+                except ValueFormatError as error:
+                    raise ProtocolError(f"The Worker sent a value that cannot be read: {error}.") from None
+            new[key] = (text, devalue)
+        after, upto = _key_bound(frame.after), _key_bound(frame.upto)
+        if any((after is not None and key <= after) or (upto is not None and key > upto) for key in new):
+            # Python orders strings by code point, which is the order of their UTF-8 bytes.
+            raise ProtocolError("The Worker sent an entry outside of its range.")
+        old: dict[str, tuple[str, str | None]] = {}
+        if not self._appends(None, frame):
+            where, parameters = "do_id = ?", [self._do_id]
+            if after is not None:
+                where, parameters = f"{where} AND key > ?", [*parameters, after]
+            if upto is not None:
+                where, parameters = f"{where} AND key <= ?", [*parameters, upto]
+            old = {
+                key: (val, devalue)
+                for key, val, devalue in self._db.execute(
+                    f"SELECT key, val, devalue FROM _durafetch_kv WHERE {where}", parameters
+                )
+            }
+        gone = [key for key in old if key not in new]
+        fresh = [(self._do_id, key, *value) for key, value in new.items() if old.get(key) != value]
+        if gone:
+            self._db.executemany(
+                "DELETE FROM _durafetch_kv WHERE do_id = ? AND key = ?", ((self._do_id, key) for key in gone)
+            )
+        if fresh:
+            self._db.executemany("INSERT OR REPLACE INTO _durafetch_kv VALUES (?, ?, ?, ?)", fresh)
+        inserted = len(new) - (len(old) - len(gone))
+        return inserted, len(fresh) - inserted, len(gone)
+
+    def _row_range(self, definition: TableDefinition, frame: frames.RangeFrame) -> tuple[int, int, int]:
+        layout = self._layout(definition)
+        rows = frames.decode_rows(frame.rows, len(layout.columns))
+        if self._appends(definition.name, frame):
+            self._insert(layout, rows)
+            return len(rows), 0, 0
+        where, parameters = self._between(layout, frame.after, frame.upto)
+        table = quote(layout.table.name)
+        columns = ", ".join(quote(column) for column in layout.columns)
+        places = layout.key_places
+        try:
+            old = {
+                tuple(row[place] for place in places): row
+                for row in self._db.execute(f"SELECT {columns} FROM {table} WHERE {where}", parameters)
+            }
+        except UnicodeDecodeError:
+            # TEXT that is not UTF-8 cannot be compared here: write the whole range.
+            self._db.execute(f"DELETE FROM {table} WHERE {where}", parameters)
+            deleted = self._db.changes()
+            self._insert(layout, rows)
+            return len(rows) - min(len(rows), deleted), min(len(rows), deleted), max(0, deleted - len(rows))
+        fresh = []
+        kept = replaced = 0
+        for row in rows:
+            before = old.pop(tuple(row[place] for place in places), None)
+            if before is None:
+                fresh.append(row)
+            # repr() tells 1 from 1.0 and 0.0 from -0.0, which == does not.
+            elif before == row and repr(before) == repr(row):
+                kept += 1
+            else:
+                replaced += 1
+                self._delete(layout, before)
+                fresh.append(row)
+        for row in old.values():
+            self._delete(layout, row)
+        self._insert(layout, fresh)
+        return len(fresh) - replaced, replaced, len(old)
+
+    def _between(self, layout: Layout, after: Bound, upto: Bound) -> tuple[str, list[Any]]:
+        where, parameters = [f"{OBJECT_COLUMN} = ?"], [self._do_id]
+        keys = ", ".join(f"{quote(column)} COLLATE {collation}" for column, collation in layout.key)
+        for bound, operator in ((after, ">"), (upto, "<=")):
+            if bound is None:
+                continue
+            if len(bound) != len(layout.key) or not all(isinstance(cell, list) for cell in bound):
+                raise ProtocolError("The Worker sent a bound that does not fit the table's key.")
+            marks = []
+            for cell in bound:
+                value = frames.untag(cell)
+                marks.append("CAST(? AS TEXT)" if isinstance(value, InvalidText) else "?")
+                parameters.append(bytes(value) if isinstance(value, InvalidText) else value)
+            where.append(f"({keys}) {operator} ({', '.join(marks)})")
+        return " AND ".join(where), parameters
+
+    def _delete(self, layout: Layout, row: tuple[Any, ...]) -> None:
+        where = " AND ".join(f"{quote(column)} = ? COLLATE {collation}" for column, collation in layout.key)
+        self._db.execute(
+            f"DELETE FROM {quote(layout.table.name)} WHERE {OBJECT_COLUMN} = ? AND {where}",
+            (self._do_id, *(row[place] for place in layout.key_places)),
+        )
+
+    def _insert(self, layout: Layout, rows: list[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
+        columns = ", ".join(
+            quote(column) for column in (OBJECT_COLUMN, layout.table.name_column, *layout.columns)
+        )
+        insert = f"INSERT OR REPLACE INTO {quote(layout.table.name)}({columns}) VALUES (?, ?, "
+        plain = insert + ", ".join("?" * len(layout.columns)) + ")"
+        head = (self._do_id, self._name if self._head is None or self._head.name is None else self._head.name)
+        odd = [row for row in rows if any(type(cell) is InvalidText for cell in row)]
+        if odd:
+            rows = [row for row in rows if row not in odd]
+        self._db.executemany(plain, (head + row for row in rows))
+        for row in odd:
+            marks = ["CAST(? AS TEXT)" if type(cell) is InvalidText else "?" for cell in row]
+            self._db.execute(insert + ", ".join(marks) + ")", (*head, *row))
+
+    def _end(self, frame: frames.EndFrame) -> None:
+        head = self._head
+        assert head is not None
+        self._ended = True
+        now = iso_now()
+        if head.name is not None and head.name != self._name:
+            self._rename(head.name)
+        if head.unchanged:
+            self._db.execute(
+                "UPDATE durable_objects SET status = 'ok', error = NULL, synced_at = ? WHERE do_id = ?",
+                (now, self._do_id),
+            )
+            return
+        tables = {name: self._chunks.get(f"t{name}", []) for name in self._definitions}
+        for name, chunks in {**tables, "": self._chunks["kv"]}.items():
+            if not chunks or chunks[-1][0] is not None:
+                raise ProtocolError(
+                    f"The Worker did not send {f'the table {name!r}' if name else 'the entries'} whole."
+                )
+        if self._schema_id is None:
+            raise ProtocolError("The Worker sent an object without its tables.")
+        text = json.dumps(
+            {"kv": self._chunks["kv"], "tables": tables}, separators=(",", ":"), ensure_ascii=False
+        )
+        self._db.execute(
+            "INSERT OR REPLACE INTO _durafetch_state VALUES (?, ?, ?)", (self._do_id, self._schema_id, text)
+        )
+        if self._alarm != self._alarm_before:
+            self._applied.changed = True
+        self._db.execute(
+            "UPDATE durable_objects SET storage = ?, alarm_at = ?, status = 'ok', error = NULL, entries = ?, rows = ?, "
+            "version = ?, synced_at = ?, changed_at = iif(? OR changed_at IS NULL, ?, changed_at) WHERE do_id = ?",
+            (
+                head.storage, self._alarm, self._entries, self._rows, frame.version, now,
+                self._applied.changed, now, self._do_id,
+            ),
+        )  # fmt: skip
+
+    def _rename(self, name: str) -> None:
+        """The app has addressed the object by name for the first time that the mirror hears of."""
+        self._db.execute("UPDATE durable_objects SET name = ? WHERE do_id = ?", (name, self._do_id))
+        for definition in self._definitions.values():
+            table = self._layout(definition).table
+            self._db.execute(
+                f"UPDATE {quote(table.name)} SET {quote(table.name_column)} = ? WHERE {OBJECT_COLUMN} = ?",
+                (name, self._do_id),
+            )
+
+
+def _after(chunks: list[Chunk], bound: Bound) -> int | None:
+    """The place behind the chunk that ends at a bound; it is looked for from the end, where it mostly is."""
+    return next((i + 1 for i in range(len(chunks) - 1, -1, -1) if chunks[i][0] == bound), None)
+
+
+def _key_bound(bound: Bound) -> str | None:
+    if bound is None:
+        return None
+    if len(bound) == 1 and isinstance(bound[0], str):
+        return bound[0]
+    raise ProtocolError("The Worker sent a bound that is no entry's key.")
+
+
+def iso(ms: int | float) -> str:
+    """A time in ms since 1970 as ISO 8601 text in UTC, as SQLite's date functions take it; far-off ones as ms."""
+    try:
+        return (
+            datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(ms % 1000):03d}Z"
+        )
+    except (ValueError, OverflowError, OSError):
+        return str(ms)
+
+
+def iso_now() -> str:
+    """The time now, as `iso` writes it."""
+    return iso(datetime.now(UTC).timestamp() * 1000)

@@ -1,0 +1,160 @@
+"""The mirror's SQLite file: opening it, its layout and versions, and SQLite's failures as Durafetch's errors."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from durafetch import errors
+
+APPLICATION_ID: Final = 0x44724674
+"""Marks a SQLite file as a mirror (https://www.sqlite.org/pragma.html#pragma_application_id): "DrFt"."""
+LAYOUT_VERSION: Final = 1
+"""The layout's version, kept in `user_version`. A migration leads from each earlier one to the next."""
+BUSY_TIMEOUT_MS: Final = 10_000
+
+LAYOUT: Final = """
+CREATE TABLE durable_objects(
+  do_id INTEGER PRIMARY KEY,
+  worker_name TEXT NOT NULL,
+  class_name TEXT NOT NULL,
+  id TEXT NOT NULL,
+  name TEXT,
+  storage TEXT,
+  alarm_at TEXT,
+  status TEXT NOT NULL,
+  error TEXT,
+  entries INTEGER NOT NULL DEFAULT 0,
+  rows INTEGER NOT NULL DEFAULT 0,
+  version TEXT,
+  first_seen_at TEXT NOT NULL,
+  changed_at TEXT,
+  synced_at TEXT,
+  UNIQUE (id, class_name, worker_name)
+);
+CREATE INDEX _durafetch_by_name ON durable_objects(class_name, name);
+CREATE INDEX _durafetch_to_do ON durable_objects(worker_name) WHERE status <> 'ok';
+
+CREATE TABLE _durafetch_kv(
+  do_id INTEGER NOT NULL,
+  key TEXT NOT NULL,
+  val TEXT NOT NULL,
+  devalue TEXT,
+  PRIMARY KEY (do_id, key)
+) WITHOUT ROWID;
+CREATE VIEW kv AS
+  SELECT o.worker_name, o.class_name, o.id, o.name, e.key, e.val, e.devalue, e.do_id
+  FROM _durafetch_kv AS e LEFT JOIN durable_objects AS o ON o.do_id = e.do_id;
+
+CREATE TABLE _durafetch_workers(
+  worker_name TEXT PRIMARY KEY,
+  worker_id TEXT NOT NULL UNIQUE,
+  url TEXT NOT NULL,
+  cursor TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE _durafetch_schemas(schema_id INTEGER PRIMARY KEY, definition TEXT NOT NULL UNIQUE);
+CREATE TABLE _durafetch_state(do_id INTEGER PRIMARY KEY, schema_id INTEGER, chunks TEXT NOT NULL);
+CREATE TABLE _durafetch_tables(
+  mirror_table TEXT PRIMARY KEY COLLATE NOCASE,
+  class_name TEXT NOT NULL,
+  table_name TEXT NOT NULL COLLATE NOCASE,
+  name_column TEXT NOT NULL,
+  key TEXT,
+  UNIQUE (class_name, table_name)
+) WITHOUT ROWID;
+CREATE TABLE _durafetch_columns(
+  mirror_table TEXT NOT NULL COLLATE NOCASE,
+  source_column TEXT NOT NULL COLLATE NOCASE,
+  mirror_column TEXT NOT NULL,
+  PRIMARY KEY (mirror_table, source_column)
+) WITHOUT ROWID;
+CREATE TABLE _durafetch_settings(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+@contextmanager
+def translated(path: Path | str) -> Iterator[None]:
+    """Raises SQLite's failures of the file at `path` as MirrorErrors."""
+    try:
+        yield
+    except (apsw.BusyError, apsw.LockedError):
+        raise errors.MirrorLockedError(f"{path} is locked by another process.") from None
+    except apsw.FullError:
+        raise errors.MirrorFullError(f"There is no room left to write {path}.") from None
+    except apsw.NotADBError:
+        raise errors.NotAMirrorError(f"{path} is not a SQLite database.") from None
+    except (apsw.CorruptError, apsw.IOError) as error:
+        raise errors.MirrorDamagedError(f"{path} cannot be read or written: {error}.") from None
+    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError) as error:
+        raise errors.MirrorError(
+            f"{path} cannot be opened for this: {error}.", "Check the folder and its permissions."
+        ) from None
+
+
+def open_database(path: Path | str, *, create: bool, read_only: bool = False) -> apsw.Connection:
+    """Opens a mirror file, checks that it is one, and brings its layout up to date.
+
+    `create` makes a new mirror where there is no file, or an empty one. Raises MirrorMissingError, NotAMirrorError,
+    MirrorTooNewError, MirrorLockedError and the other MirrorErrors; a file that is not a mirror is not written to.
+    """
+    if str(path) != ":memory:":
+        path = Path(path)
+        if not path.exists() and not create:
+            raise errors.MirrorMissingError(f"There is no mirror at {path}.")
+        if path.is_dir():
+            raise errors.NotAMirrorError(f"{path} is a folder.")
+        if not path.parent.is_dir():
+            raise errors.MirrorError(f"The folder of {path} does not exist.", f"mkdir -p {path.parent}")
+    with translated(path):
+        flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY if read_only else flags)
+        try:
+            connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+            _check(connection, path, create=create and not read_only)
+            if not read_only:
+                connection.pragma("synchronous", "NORMAL")
+                connection.pragma("cache_size", -65536)
+                connection.pragma("temp_store", "MEMORY")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _check(connection: apsw.Connection, path: Path | str, *, create: bool) -> None:
+    application = connection.pragma("application_id")
+    empty = not connection.execute("SELECT count(*) FROM sqlite_master").get
+    if application != APPLICATION_ID:
+        if not (empty and create):
+            raise errors.NotAMirrorError(f"{path} is a SQLite database, but not a mirror made by Durafetch.")
+        # Readers see each commit while a sync goes on: https://www.sqlite.org/wal.html
+        connection.pragma("journal_mode", "wal")
+        with connection:
+            connection.execute(LAYOUT)
+            connection.execute("INSERT INTO _durafetch_settings VALUES ('seed', ?)", (secrets.token_hex(8),))
+            connection.pragma("application_id", APPLICATION_ID)
+            connection.pragma("user_version", LAYOUT_VERSION)
+        return
+    version = connection.pragma("user_version")
+    if version > LAYOUT_VERSION:
+        raise errors.MirrorTooNewError(
+            f"{path} has the layout version {version}; this release knows up to {LAYOUT_VERSION}."
+        )
+
+
+def quote(identifier: str) -> str:
+    """An identifier as SQL."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """`wanted`, or with the first number behind it that makes it a name not `taken` (lower-case names)."""
+    name, n = wanted, 2
+    while name.lower() in taken:
+        name, n = f"{wanted}_{n}", n + 1
+    return name

@@ -1,0 +1,249 @@
+"""What can be read from a mirror: objects, one object whole, the tables there are, and any SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+import msgspec
+
+from durafetch.errors import NothingFoundError, QueryError
+from durafetch.frames import InvalidText, SchemaEntry, TablesFrame
+from durafetch.mirror.database import quote
+from durafetch.mirror.tables import OBJECT_COLUMN, TableMap
+
+Value = None | int | float | str | bytes
+
+
+@dataclass
+class Rows:
+    """The result of a query: iterate over it once."""
+
+    columns: tuple[str, ...]
+    _rows: Iterator[tuple[Value, ...]]
+
+    def __iter__(self) -> Iterator[tuple[Value, ...]]:
+        return self._rows
+
+
+@dataclass
+class ObjectInfo:
+    """One object, as `durable_objects` has it."""
+
+    do_id: int
+    worker_name: str
+    class_name: str
+    id: str
+    name: str | None
+    storage: str | None
+    alarm_at: str | None
+    status: str
+    error: str | None
+    entries: int
+    rows: int
+    version: str | None
+    first_seen_at: str
+    changed_at: str | None
+    synced_at: str | None
+
+
+@dataclass
+class TableRows:
+    """The rows of one SQL table of one object, under the app's column names (the rowid first where it is the key)."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+
+
+@dataclass
+class ObjectDump:
+    """All that the mirror holds of one object."""
+
+    info: ObjectInfo
+    entries: list[tuple[str, str, str | None]]
+    """(key, JSON text, devalue text or None), by key."""
+    tables: dict[str, TableRows]
+    schema: list[SchemaEntry]
+
+
+@dataclass
+class TableInfo:
+    """One table or view of the mirror that is there to be queried."""
+
+    name: str
+    columns: list[str]
+    rows: int
+
+
+OBJECT_COLUMNS = ", ".join(ObjectInfo.__dataclass_fields__)
+
+
+def run_query(
+    connection: apsw.Connection, sql: str, parameters: Mapping[str, Value] | Sequence[Value] = ()
+) -> Rows:
+    """Runs one SQL statement that only reads. Raises QueryError with SQLite's words where it cannot."""
+    cursor = connection.cursor()
+    try:
+        connection.pragma("query_only", True)
+        if not sql.strip():
+            raise QueryError("There is no SQL to run.")
+        cursor.execute(sql, parameters)
+        description: tuple[Any, ...] = ()
+        try:
+            description = cursor.get_description()
+        except apsw.ExecutionCompleteError:
+            description = cursor.description_full or ()
+        return Rows(tuple(column[0] for column in description), _fetch(cursor))
+    except (apsw.BusyError, apsw.CorruptError, apsw.IOError, apsw.FullError, apsw.NotADBError):
+        raise
+    except (apsw.Error, UnicodeDecodeError) as error:
+        raise _query_error(error) from None
+
+
+def _fetch(cursor: apsw.Cursor) -> Iterator[tuple[Value, ...]]:
+    try:
+        yield from cursor
+    except (apsw.BusyError, apsw.CorruptError, apsw.IOError, apsw.FullError, apsw.NotADBError):
+        raise
+    except (apsw.Error, UnicodeDecodeError) as error:
+        raise _query_error(error) from None
+
+
+def _query_error(error: Exception) -> QueryError:
+    if isinstance(error, UnicodeDecodeError):
+        return QueryError("A TEXT value is not UTF-8.", "Select CAST(column AS BLOB) to get its bytes.")
+    text = str(error)
+    hint = ""
+    if "no such table" in text or "no such column" in text:
+        hint = "`durafetch schema` lists the tables and columns there are."
+    elif isinstance(error, apsw.ReadOnlyError):
+        text, hint = (
+            "The query would write; `durafetch query` only reads.",
+            "Open the file with another SQLite tool.",
+        )
+    elif isinstance(error, apsw.BindingsError):
+        hint = "Give each parameter as -p NAME VALUE."
+    return QueryError(f"SQLite: {text}", hint)
+
+
+def find_objects(
+    connection: apsw.Connection, class_name: str | None = None, *, failed: bool = False
+) -> Iterator[ObjectInfo]:
+    """The objects, by class and name; only those of a class, only those that failed."""
+    where = ["1"]
+    parameters: list[Value] = []
+    if class_name is not None:
+        where.append("class_name = ?")
+        parameters.append(class_name)
+    if failed:
+        where.append("status = 'error'")
+    sql = (
+        f"SELECT {OBJECT_COLUMNS} FROM durable_objects WHERE {' AND '.join(where)} "
+        "ORDER BY worker_name, class_name, name IS NULL, name, id"
+    )
+    for row in connection.execute(sql, parameters):
+        yield ObjectInfo(*row)
+
+
+def find_object(connection: apsw.Connection, class_name: str, name_or_id: str) -> ObjectInfo:
+    """One object, by its name, its id or an id's beginning (6 digits or more).
+
+    Raises NothingFoundError where none matches, or several do.
+    """
+    sql = f"SELECT {OBJECT_COLUMNS} FROM durable_objects WHERE class_name = ? AND "
+    for where, parameter in (
+        ("name = ?", name_or_id),
+        ("id = ?", name_or_id),
+        ("substr(id, 1, ?) = ?", name_or_id),
+    ):
+        values: list[Value] = [class_name, parameter]
+        if where.startswith("substr"):
+            if len(name_or_id) < 6:
+                continue
+            values = [class_name, len(name_or_id), name_or_id]
+        rows: list[Any] = connection.execute(sql + where, values).fetchall()
+        if len(rows) > 1:
+            ids = ", ".join(f"{row[3][:12]}… of {row[1]}" for row in rows[:5])
+            raise NothingFoundError(
+                f"{class_name} {name_or_id} is not one object: {ids}.", "Give the whole id."
+            )
+        if rows:
+            return ObjectInfo(*rows[0])
+    classes = [c for (c,) in connection.execute("SELECT DISTINCT class_name FROM durable_objects ORDER BY 1")]
+    if class_name not in classes:
+        raise NothingFoundError(
+            f"The mirror has no class {class_name}.",
+            f"It has: {', '.join(classes) or 'none yet; run durafetch sync'}.",
+        )
+    raise NothingFoundError(
+        f"The mirror has no {class_name} with the name or id {name_or_id}.",
+        f"List them: durafetch ls {class_name}",
+    )
+
+
+def dump_object(connection: apsw.Connection, tables: TableMap, info: ObjectInfo) -> ObjectDump:
+    """All of one object. TEXT that is not UTF-8 comes as InvalidText."""
+    entries: list[Any] = connection.execute(
+        "SELECT key, val, devalue FROM _durafetch_kv WHERE do_id = ? ORDER BY key", (info.do_id,)
+    ).fetchall()
+    row = connection.execute(
+        "SELECT definition FROM _durafetch_schemas JOIN _durafetch_state USING (schema_id) WHERE do_id = ?",
+        (info.do_id,),
+    ).fetchone()
+    found: dict[str, TableRows] = {}
+    schema: list[SchemaEntry] = []
+    if row is not None:
+        definition = msgspec.json.decode(row[0], type=TablesFrame)
+        schema = definition.schema
+        for table in definition.tables:
+            layout = tables.layout(info.class_name, table, make=False)
+            if layout is None:
+                continue
+            columns = ", ".join(
+                f"CASE typeof({quote(c)}) WHEN 'text' THEN CAST({quote(c)} AS BLOB) ELSE {quote(c)} END, "
+                f"typeof({quote(c)})"
+                for c in layout.columns
+            )
+            order = ", ".join(f"{quote(column)} COLLATE {collation}" for column, collation in layout.key)
+            rows = connection.execute(
+                f"SELECT {columns} FROM {quote(layout.table.name)} WHERE {OBJECT_COLUMN} = ? ORDER BY {order}",
+                (info.do_id,),
+            )
+            names = (["rowid"] if table.rowid else []) + table.columns
+            found[table.name] = TableRows(names, [_with_text(raw) for raw in rows])
+    return ObjectDump(info, entries, found, schema)
+
+
+def _with_text(raw: tuple[Any, ...]) -> tuple[Any, ...]:
+    cells = []
+    for value, kind in zip(raw[::2], raw[1::2], strict=True):
+        if kind == "text":
+            try:
+                cells.append(value.decode())
+            except UnicodeDecodeError:
+                cells.append(InvalidText(value))
+        else:
+            cells.append(value)
+    return tuple(cells)
+
+
+def list_tables(connection: apsw.Connection) -> list[TableInfo]:
+    """The tables and views to query, Durafetch's own internals apart."""
+    names = [
+        name
+        for (name,) in connection.execute(
+            "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE '\\_durafetch\\_%' "
+            "ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name <> 'durable_objects', name <> 'kv', name"
+        )
+    ]
+    found = []
+    for name in names:
+        try:
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({quote(name)})")]
+            count = int(connection.execute(f"SELECT count(*) FROM {quote(name)}").get)
+        except apsw.SQLError:
+            continue  # a view of the user's that no longer fits
+        found.append(TableInfo(name, columns, count))
+    return found
