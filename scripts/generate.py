@@ -44,9 +44,7 @@ def python_limits() -> str:
 
 def markdown_limits() -> str:
     rows = ["| limit | value | what |", "|---|---|---|"]
-    rows += [
-        f"| `{n}` | {limit['value']} {limit['unit']} | {limit['what']} |" for n, limit in limits().items()
-    ]
+    rows += [f"| `{n}` | {limit['value']} {limit['unit']} | {limit['what']} |" for n, limit in limits().items()]
     return "\n".join(rows)
 
 

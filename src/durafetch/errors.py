@@ -55,9 +55,7 @@ class NotAuthorizedError(DurafetchError):
 
     code = "not_authorized"
     exit_status = 4
-    default_hint = (
-        "Set DURAFETCH_TOKEN to the secret that the Worker has: `wrangler secret put DURAFETCH_TOKEN`."
-    )
+    default_hint = "Set DURAFETCH_TOKEN to the secret that the Worker has: `wrangler secret put DURAFETCH_TOKEN`."
 
 
 class UnreachableError(DurafetchError):
@@ -168,18 +166,14 @@ class MirrorLockedError(MirrorError):
     """Another process holds the mirror's write lock for too long."""
 
     code = "mirror_locked"
-    default_hint = (
-        "End the process that is writing to it (an open transaction in a SQLite shell?), then try again."
-    )
+    default_hint = "End the process that is writing to it (an open transaction in a SQLite shell?), then try again."
 
 
 class MirrorFullError(MirrorError):
     """The disk has no room for the mirror to grow. What was committed before stays."""
 
     code = "mirror_full"
-    default_hint = (
-        "Make room on the disk, or name a file on another one with --db, then run the command again."
-    )
+    default_hint = "Make room on the disk, or name a file on another one with --db, then run the command again."
 
 
 class MirrorDamagedError(MirrorError):

@@ -122,9 +122,7 @@ def decode_entries(rows: msgspec.Raw) -> list[tuple[str, str, str | None]]:
     """The entries of a range: (key, JSON text, None), or (key, "", devalue text). Raises ProtocolError."""
     try:
         entries = _entries_decoder.decode(rows)
-        return [
-            (e.key, str(e.value, "utf-8"), None) if e.typed is None else (e.key, "", e.typed) for e in entries
-        ]
+        return [(e.key, str(e.value, "utf-8"), None) if e.typed is None else (e.key, "", e.typed) for e in entries]
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ProtocolError(f"The Worker sent entries that cannot be read: {error}.") from None
 

@@ -81,9 +81,7 @@ class SyncResult:
             first = failed[0].error
             if len({type(source.error) for source in failed}) == 1:
                 return first
-            return errors.DurafetchError(
-                "None of the Workers could be synced.", "Each has its own error above."
-            )
+            return errors.DurafetchError("None of the Workers could be synced.", "Each has its own error above.")
         objects = self.total("failed")
         if not failed and not objects:
             return None
@@ -106,7 +104,7 @@ class Progress:
     failed: int
 
 
-def sync(
+def sync_sources(
     mirror: Mirror,
     sources: Sequence[WorkerSource],
     *,
@@ -131,7 +129,7 @@ async def sync_async(
     full: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> SyncResult:
-    """The same as `sync`, within a running event loop. The mirror is used from another thread until it returns."""
+    """The same as `sync_sources`, within a running event loop. The mirror is used from another thread until it returns."""
     started = time.monotonic()
     with ThreadPoolExecutor(1, thread_name_prefix="durafetch-mirror") as executor:
         writer = _Writer(mirror, executor)
@@ -162,9 +160,7 @@ class _Writer:
             return await self.run(call, *arguments, **keywords)
 
     async def run(self, call: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
-        future = asyncio.get_running_loop().run_in_executor(
-            self._executor, lambda: call(*arguments, **keywords)
-        )
+        future = asyncio.get_running_loop().run_in_executor(self._executor, lambda: call(*arguments, **keywords))
         # A cancelled caller must not leave the thread at work in a transaction that others then use.
         try:
             return await asyncio.shield(future)
@@ -285,8 +281,7 @@ class _SourceSync:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         task.result()
-            for task in asyncio.as_completed(running):
-                await task
+            await asyncio.gather(*running)
         except BaseException:
             for task in running:
                 task.cancel()
@@ -438,9 +433,7 @@ class _Reply:
             await self.flush(force=True)
             await writer.lock.acquire()
             try:
-                self.large = await writer.run(
-                    mirror.begin, self.worker, self._base(self.current), full=self.owner.full
-                )
+                self.large = await writer.run(mirror.begin, self.worker, self._base(self.current), full=self.owner.full)
             except BaseException:
                 writer.lock.release()
                 raise

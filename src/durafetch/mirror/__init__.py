@@ -122,6 +122,12 @@ class Mirror:
         with translated(self.path):
             return str(self._db.execute("SELECT value FROM _durafetch_settings WHERE name = 'seed'").get)
 
+    def check_writable(self) -> None:
+        """Takes the write lock and gives it back; raises MirrorLockedError where another process keeps it."""
+        with translated(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("ROLLBACK")
+
     # Syncing
 
     def worker(self, worker_id: str) -> KnownWorker | None:
@@ -210,9 +216,7 @@ class Mirror:
     def count(self, worker: str) -> int:
         """How many objects of a Worker are known."""
         with translated(self.path):
-            return int(
-                self._db.execute("SELECT count(*) FROM durable_objects WHERE worker_name = ?", (worker,)).get
-            )
+            return int(self._db.execute("SELECT count(*) FROM durable_objects WHERE worker_name = ?", (worker,)).get)
 
     def apply(
         self, worker: str, received: Sequence[ReceivedObject], *, full: bool = False

@@ -109,9 +109,7 @@ class ObjectWriter:
         if row is None:
             raise ProtocolError(f"The Worker sent the object {head.id}, which was not asked for.")
         self._head = head
-        self._do_id, version, self._name, self._entries, self._rows, self._alarm_before, schema_id, chunks = (
-            row
-        )
+        self._do_id, version, self._name, self._entries, self._rows, self._alarm_before, schema_id, chunks = row
         self._alarm = self._alarm_before
         if version != self._base and not self._full:
             raise StaleError
@@ -148,9 +146,7 @@ class ObjectWriter:
                 self._fresh[name] = None
         self._definitions = new
         self._db.execute("INSERT OR IGNORE INTO _durafetch_schemas(definition) VALUES (?)", (text,))
-        schema_id = self._db.execute(
-            "SELECT schema_id FROM _durafetch_schemas WHERE definition = ?", (text,)
-        ).get
+        schema_id = self._db.execute("SELECT schema_id FROM _durafetch_schemas WHERE definition = ?", (text,)).get
         if schema_id != self._schema_id:
             self._schema_id = schema_id
             self._applied.changed = True
@@ -176,9 +172,7 @@ class ObjectWriter:
         else:
             definition = self._definitions.get(frame.table)
             if definition is None:
-                raise ProtocolError(
-                    f"The Worker sent rows of the table {frame.table!r}, which it did not define."
-                )
+                raise ProtocolError(f"The Worker sent rows of the table {frame.table!r}, which it did not define.")
             inserted, replaced, deleted = self._row_range(definition, frame)
             self._rows += inserted - deleted
             self._splice(f"t{frame.table}", frame)
@@ -312,9 +306,7 @@ class ObjectWriter:
     def _insert(self, layout: Layout, rows: list[tuple[Any, ...]]) -> None:
         if not rows:
             return
-        columns = ", ".join(
-            quote(column) for column in (OBJECT_COLUMN, layout.table.name_column, *layout.columns)
-        )
+        columns = ", ".join(quote(column) for column in (OBJECT_COLUMN, layout.table.name_column, *layout.columns))
         insert = f"INSERT OR REPLACE INTO {quote(layout.table.name)}({columns}) VALUES (?, ?, "
         plain = insert + ", ".join("?" * len(layout.columns)) + ")"
         head = (self._do_id, self._name if self._head is None or self._head.name is None else self._head.name)
@@ -347,9 +339,7 @@ class ObjectWriter:
                 )
         if self._schema_id is None:
             raise ProtocolError("The Worker sent an object without its tables.")
-        text = json.dumps(
-            {"kv": self._chunks["kv"], "tables": tables}, separators=(",", ":"), ensure_ascii=False
-        )
+        text = json.dumps({"kv": self._chunks["kv"], "tables": tables}, separators=(",", ":"), ensure_ascii=False)
         self._db.execute(
             "INSERT OR REPLACE INTO _durafetch_state VALUES (?, ?, ?)", (self._do_id, self._schema_id, text)
         )
@@ -391,9 +381,7 @@ def _key_bound(bound: Bound) -> str | None:
 def iso(ms: int | float) -> str:
     """A time in ms since 1970 as ISO 8601 text in UTC, as SQLite's date functions take it; far-off ones as ms."""
     try:
-        return (
-            datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(ms % 1000):03d}Z"
-        )
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(ms % 1000):03d}Z"
     except (ValueError, OverflowError, OSError):
         return str(ms)
 

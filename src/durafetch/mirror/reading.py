@@ -80,9 +80,7 @@ class TableInfo:
 OBJECT_COLUMNS = ", ".join(ObjectInfo.__dataclass_fields__)
 
 
-def run_query(
-    connection: apsw.Connection, sql: str, parameters: Mapping[str, Value] | Sequence[Value] = ()
-) -> Rows:
+def run_query(connection: apsw.Connection, sql: str, parameters: Mapping[str, Value] | Sequence[Value] = ()) -> Rows:
     """Runs one SQL statement that only reads. Raises QueryError with SQLite's words where it cannot."""
     cursor = connection.cursor()
     try:
@@ -166,9 +164,7 @@ def find_object(connection: apsw.Connection, class_name: str, name_or_id: str) -
         rows: list[Any] = connection.execute(sql + where, values).fetchall()
         if len(rows) > 1:
             ids = ", ".join(f"{row[3][:12]}… of {row[1]}" for row in rows[:5])
-            raise NothingFoundError(
-                f"{class_name} {name_or_id} is not one object: {ids}.", "Give the whole id."
-            )
+            raise NothingFoundError(f"{class_name} {name_or_id} is not one object: {ids}.", "Give the whole id.")
         if rows:
             return ObjectInfo(*rows[0])
     classes = [c for (c,) in connection.execute("SELECT DISTINCT class_name FROM durable_objects ORDER BY 1")]

@@ -84,9 +84,7 @@ class TableMap:
 
         Raises ProtocolError for a definition that no SQLite table has.
         """
-        cache_key = (
-            f"{class_name}\0{definition.name}\0{definition.columns}\0{definition.rowid}\0{definition.key}"
-        )
+        cache_key = f"{class_name}\0{definition.name}\0{definition.columns}\0{definition.rowid}\0{definition.key}"
         cached = self._layouts.get(cache_key)
         if cached is not None:
             return cached
@@ -175,7 +173,9 @@ class TableMap:
         if table.key is None:
             return f"CREATE TABLE {quote(table.name)}({', '.join(parts)})"
         key = ", ".join(quote(column) for column, _ in table.key)
-        return f"CREATE TABLE {quote(table.name)}({', '.join(parts)}, PRIMARY KEY ({OBJECT_COLUMN}, {key})) WITHOUT ROWID"
+        return (
+            f"CREATE TABLE {quote(table.name)}({', '.join(parts)}, PRIMARY KEY ({OBJECT_COLUMN}, {key})) WITHOUT ROWID"
+        )
 
     def _widen(self, table: MirrorTable, definition: TableDefinition) -> None:
         new = [column for column in definition.columns if column.lower() not in table.columns]
@@ -187,9 +187,7 @@ class TableMap:
                 f"ALTER TABLE {quote(table.name)} RENAME COLUMN {quote(table.name_column)} TO {quote(name)}"
             )
             table.name_column = name
-            self._db.execute(
-                "UPDATE _durafetch_tables SET name_column = ? WHERE mirror_table = ?", (name, table.name)
-            )
+            self._db.execute("UPDATE _durafetch_tables SET name_column = ? WHERE mirror_table = ?", (name, table.name))
         for column in self._name_columns(table, new):
             self._db.execute(f"ALTER TABLE {quote(table.name)} ADD COLUMN {quote(column)}")
         if new:
@@ -211,9 +209,7 @@ class TableMap:
         before = self._all_columns(table)
         table.key = None
         after = [OBJECT_COLUMN, table.name_column, ROWID, *table.columns.values()]
-        old = free_name(
-            "_durafetch_old", {n.lower() for (n,) in self._db.execute("SELECT name FROM sqlite_master")}
-        )
+        old = free_name("_durafetch_old", {n.lower() for (n,) in self._db.execute("SELECT name FROM sqlite_master")})
         shared = ", ".join(quote(column) for column in before)
         # The user's views name the table; with this pragma a rename leaves them as they are.
         self._db.execute("PRAGMA legacy_alter_table = ON")

@@ -78,26 +78,22 @@ class Traffic:
 class WorkerSource:
     """A Worker at an address, with its token. An async context manager: within it, requests can be made."""
 
-    def __init__(self, url: str, *, token: str, name: str | None = None) -> None:
-        """`name`: what to call the Worker where it has no name of its own. Raises UsageError, InsecureUrlError."""
+    def __init__(self, url: str, *, token: str, name: str | None = None, label: str | None = None) -> None:
+        """Raises UsageError and InsecureUrlError for an address that cannot be used.
+
+        `name`: what the mirror calls the Worker, whatever it calls itself. `label`: how messages call this source, and
+        what the mirror calls a Worker that has no name at all; default: its address.
+        """
         self.url = normalized_url(url)
         self.name = name
+        self.label = label or self.url
+        self.default_name = label or urlsplit(self.url).netloc
         self.traffic = Traffic()
         self._token = token
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
         return f"WorkerSource({self.url!r})"
-
-    @property
-    def label(self) -> str:
-        """How people call this source: its name, else its address."""
-        return self.name or self.url
-
-    @property
-    def default_name(self) -> str:
-        """The Worker's name where neither it nor the configuration says one: its host."""
-        return self.name or urlsplit(self.url).netloc
 
     async def __aenter__(self) -> WorkerSource:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
@@ -131,9 +127,7 @@ class WorkerSource:
             return page
 
     @asynccontextmanager
-    async def pull(
-        self, objects: Sequence[PendingObject], seed: str
-    ) -> AsyncIterator[AsyncIterator[list[bytes]]]:
+    async def pull(self, objects: Sequence[PendingObject], seed: str) -> AsyncIterator[AsyncIterator[list[bytes]]]:
         """Asks for objects; gives an iterator over the reply's lines, as they arrive in groups.
 
         An object without `version` is asked for whole. Raises as `changes` does; the iterator raises
@@ -152,9 +146,7 @@ class WorkerSource:
                 if lines:
                     yield lines
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise errors.UnreachableError(
-                f"The connection to {self.url} broke off: {_reason(error)}."
-            ) from None
+            raise errors.UnreachableError(f"The connection to {self.url} broke off: {_reason(error)}.") from None
         if splitter.pending:
             raise errors.UnreachableError(f"The connection to {self.url} broke off in the middle of a line.")
 
@@ -197,9 +189,7 @@ class WorkerSource:
         if code == "no_directory":
             return errors.NoDirectoryError(f"The Worker at {self.url} has no directory: {message}")
         if status == 404:
-            return errors.NotDurafetchError(
-                f"{self.url} has no Durafetch routes, or they are switched off (404)."
-            )
+            return errors.NotDurafetchError(f"{self.url} has no Durafetch routes, or they are switched off (404).")
         if code:
             return errors.ServerError(f"{self.url} answered {code}: {message}")
         if status >= 500:
@@ -211,14 +201,10 @@ class WorkerSource:
     async def _json(self, response: aiohttp.ClientResponse, kind: type[Any]) -> Any:
         try:
             data = await response.content.read(MAX_JSON_BYTES)
-            while len(data) < MAX_JSON_BYTES and (
-                more := await response.content.read(MAX_JSON_BYTES - len(data))
-            ):
+            while len(data) < MAX_JSON_BYTES and (more := await response.content.read(MAX_JSON_BYTES - len(data))):
                 data += more
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise errors.UnreachableError(
-                f"The connection to {self.url} broke off: {_reason(error)}."
-            ) from None
+            raise errors.UnreachableError(f"The connection to {self.url} broke off: {_reason(error)}.") from None
         self.traffic.bytes += len(data)
         try:
             raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
@@ -226,11 +212,7 @@ class WorkerSource:
         except (msgspec.DecodeError, KeyError, RecursionError, UnicodeDecodeError):
             raise errors.NotDurafetchError(f"What answers at {self.url} is not durafetch-server.") from None
         if protocol != PROTOCOL_VERSION:
-            older = (
-                "durafetch (pip install --upgrade durafetch)"
-                if protocol > PROTOCOL_VERSION
-                else "durafetch-server"
-            )
+            older = "durafetch (pip install --upgrade durafetch)" if protocol > PROTOCOL_VERSION else "durafetch-server"
             raise errors.ProtocolError(
                 f"{self.url} speaks version {protocol} of the protocol; this release speaks {PROTOCOL_VERSION}.",
                 f"Update {older}.",
@@ -260,9 +242,7 @@ def normalized_url(url: str) -> str:
     except ValueError:
         host = None
     if parts.scheme not in ("http", "https") or not host:
-        raise errors.UsageError(
-            f"{url} is not a Worker's address.", "It looks like https://chat.example.workers.dev"
-        )
+        raise errors.UsageError(f"{url} is not a Worker's address.", "It looks like https://chat.example.workers.dev")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise errors.UsageError(
             "The address has a user, a password, a query or a fragment.",

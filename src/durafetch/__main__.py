@@ -1,0 +1,5 @@
+"""`python -m durafetch`."""
+
+from durafetch.cli import main
+
+main()

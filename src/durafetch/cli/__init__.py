@@ -1,0 +1,70 @@
+"""The command line: each command says what to do and prints what happened."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+
+from durafetch.cli import output
+from durafetch.cli.doctor import doctor
+from durafetch.cli.init import init
+from durafetch.cli.reading import ls, query, schema, show
+from durafetch.cli.syncing import sync, verify
+from durafetch.errors import DurafetchError
+
+EXIT_STATUSES = """
+Exit statuses: 0 all well; 1 failure; 2 usage; 3 partly done (some objects or Workers failed); 4 not authorized;
+5 unreachable; 6 incompatible; 7 mirror locked, full or damaged; 130 interrupted.
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_STATUSES)
+@click.version_option(package_name="durafetch", message="durafetch %(version)s")
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+def cli(debug: bool) -> None:
+    """Mirror every Cloudflare Durable Object you have into one SQLite database, and query it with SQL."""
+    click.get_current_context().obj = debug
+
+
+for command in (init, sync, query, ls, show, schema, verify, doctor):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The entry point: runs the command line and ends the process with its exit status."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        cli.main(standalone_mode=False)
+        sys.stdout.flush()
+        status = 0
+    except click.exceptions.Exit as error:
+        status = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = 2
+    except (KeyboardInterrupt, click.Abort):
+        output.say("\nInterrupted. What was committed before stays; run the command again to go on.")
+        status = 130
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except DurafetchError as error:
+        if debug:
+            traceback.print_exc()
+        output.print_error(error)
+        status = error.exit_status
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        output.print_error(
+            DurafetchError(
+                f"This is a defect of Durafetch: {type(error).__name__}: {error}",
+                "Please report it, with what `durafetch --debug ...` prints.",
+            )
+        )
+        status = 1
+    sys.exit(status)
