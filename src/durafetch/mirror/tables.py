@@ -14,7 +14,7 @@ from durafetch.mirror.database import free_name, quote
 ROWID = "rowid"
 """The column for the rowid of tables whose key it is; in them no other column has that name."""
 OBJECT_COLUMN = "do_id"
-RESERVED = (OBJECT_COLUMN, ROWID)
+RESERVED = (OBJECT_COLUMN, ROWID, "oid", "_rowid_")
 MAX_COLUMNS = 1900
 
 Key = list[tuple[str, str]]

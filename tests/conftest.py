@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from durafetch import Mirror
+from scripts.workerd import Runtime
+from tests.support import Zoo, zoo_worker
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bundles")
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Zoo]:
+    with Runtime(zoo_worker(bundles), tmp_path_factory.mktemp("zoo") / "state") as runtime:
+        yield Zoo(runtime)
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[Mirror]:
+    with Mirror(tmp_path / "mirror.sqlite") as opened:
+        yield opened
