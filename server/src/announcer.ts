@@ -52,6 +52,6 @@ export class Announcer {
     const stub = directoryShard(directory, shard) as unknown as {
       announce(className: string, id: string, name: string | null): Promise<void>;
     };
-    await stub.announce(className, id, this.#ctx.id.name ?? null);
+    await stub.announce(className, id, this.#ctx.id.name?.toWellFormed() ?? null);
   }
 }

@@ -70,7 +70,8 @@ export type Frame =
   | { frame: "done"; objects: number; failed: number };
 
 export function line(frame: Frame): string {
-  return `${JSON.stringify(frame)}\n`;
+  // Escapes of lone surrogates, in a name or an error's message, are no JSON that every client reads.
+  return `${JSON.stringify(frame, (_, value) => (typeof value === "string" ? value.toWellFormed() : value))}\n`;
 }
 
 /** A range assertion. `rows` is JSON text: it is made by SQLite, or row by row, and never parsed here. */

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import math
 import struct
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ MAX_PROJECTED_DEPTH: Final = 500
 MAX_PROJECTED_NODES: Final = 1_000_000
 """Values in one projection. A value that shares its parts many times over can be far larger as a tree than it is
 stored; past this many, "[...]" stands for a part."""
+
+MAX_HOLES: Final = 10_000
+"""A sparse array longer than this becomes an object of its elements by their index."""
 
 UNDEFINED, HOLE, NAN, INFINITY, NEGATIVE_INFINITY, NEGATIVE_ZERO, SPARSE = -1, -2, -3, -4, -5, -6, -7
 
@@ -53,8 +57,9 @@ def projection(devalue: str) -> str:
     is not devalue's.
     """
     try:
-        nodes = msgspec.json.decode(devalue.encode("utf-8", "surrogatepass"))
-    except (msgspec.DecodeError, RecursionError) as error:
+        # The standard module: msgspec refuses the lone surrogates that JavaScript's strings may have.
+        nodes = json.loads(devalue)
+    except (ValueError, RecursionError) as error:
         raise ValueFormatError(f"not devalue text: {error}") from None
     if isinstance(nodes, int) and not isinstance(nodes, bool) and nodes in _SENTINELS:
         return _dumps(_SENTINELS[nodes])
@@ -140,8 +145,15 @@ class _Projector:
             length = node[1]
             if not isinstance(length, int) or not 0 <= length < 2**32:
                 raise ValueFormatError("a sparse array without a length")
-            # Length and elements, since writing out four thousand million nulls would help nobody.
-            yield from self._object([(str(k), v) for k, v in zip(node[2::2], node[3::2], strict=True)], put)
+            places = list(zip(node[2::2], node[3::2], strict=True))
+            if length <= MAX_HOLES:
+                made = [HOLE] * length
+                for place, child in places:
+                    made[place] = child
+                yield from self._array(made, put)
+            else:
+                # Writing out four thousand million nulls would help nobody.
+                yield from self._object([(str(place), child) for place, child in places], put)
         else:
             yield from self._array(node, put)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+import apsw
 
 from durafetch.errors import DurafetchError, WorkerNameTakenError
 from durafetch.frames import Frame
 from durafetch.mirror import reading
-from durafetch.mirror.apply import Applied, ObjectWriter, StaleError, iso_now
+from durafetch.mirror.apply import Applied, ObjectWriter, StaleError, iso_now, rename_object
 from durafetch.mirror.database import open_database, translated
 from durafetch.mirror.reading import ObjectDump, ObjectInfo, Rows, TableInfo, Value
 from durafetch.mirror.tables import TableMap
@@ -71,6 +75,7 @@ class Mirror:
         self.path = path
         self._db = open_database(path, create=create, read_only=read_only)
         self._tables = TableMap(self._db)
+        self._reader: apsw.Connection | None = None
 
     @classmethod
     def open(cls, path: Path | str, *, create: bool = True, read_only: bool = False) -> Mirror:
@@ -79,6 +84,8 @@ class Mirror:
 
     def close(self) -> None:
         """Closes the file; what was committed is in it."""
+        if self._reader is not None:
+            self._reader.close()
         self._db.close()
 
     def __enter__(self) -> Mirror:
@@ -94,7 +101,9 @@ class Mirror:
     def query(self, sql: str, parameters: Mapping[str, Value] | Sequence[Value] = ()) -> Rows:
         """Runs SQL that only reads; raises QueryError. Cells are None, int, float, str or bytes."""
         with translated(self.path):
-            return reading.run_query(self._db, sql, parameters)
+            if self._reader is None:
+                self._reader = open_database(self.path, create=False, read_only=True)
+            return reading.run_query(self._reader, sql, parameters)
 
     def objects(self, class_name: str | None = None, *, failed: bool = False) -> Iterator[ObjectInfo]:
         """The objects, by Worker, class and name."""
@@ -179,6 +188,8 @@ class Mirror:
                         "UPDATE durable_objects SET status = 'pending' WHERE worker_name = ? AND status = 'ok'",
                         (worker,),
                     )
+                for do_id, class_name, name in self._newly_named(worker, listed):
+                    rename_object(self._db, self._tables, do_id, class_name, name)
                 self._db.executemany(
                     "INSERT INTO durable_objects(worker_name, class_name, id, name, status, first_seen_at) "
                     "VALUES (?, ?, ?, ?, 'pending', ?) ON CONFLICT DO UPDATE SET "
@@ -189,6 +200,17 @@ class Mirror:
                     "UPDATE _durafetch_workers SET cursor = ?, url = ? WHERE worker_name = ?",
                     (cursor, url, worker),
                 )
+
+    def _newly_named(self, worker: str, listed: Sequence[ListedObject]) -> list[tuple[int, str, str]]:
+        """Objects with rows in the mirror whose name is another, or one at last: (do_id, class, name)."""
+        named = json.dumps([(o.class_name, o.id, o.name) for o in listed if o.name is not None])
+        found: list[tuple[Any, ...]] = self._db.execute(
+            "SELECT o.do_id, o.class_name, l.value ->> 2 FROM json_each(?) AS l JOIN durable_objects AS o "
+            "ON o.id = l.value ->> 1 AND o.class_name = l.value ->> 0 AND o.worker_name = ? "
+            "WHERE o.version IS NOT NULL AND o.name IS NOT l.value ->> 2",
+            (named, worker),
+        ).fetchall()
+        return [(do_id, class_name, name) for do_id, class_name, name in found]
 
     def mark_all(self, worker: str, class_name: str | None = None) -> None:
         """Every known object of a Worker (of a class) is to be pulled."""

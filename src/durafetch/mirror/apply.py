@@ -324,7 +324,7 @@ class ObjectWriter:
         self._ended = True
         now = iso_now()
         if head.name is not None and head.name != self._name:
-            self._rename(head.name)
+            rename_object(self._db, self._tables, self._do_id, head.class_name, head.name)
         if head.unchanged:
             self._db.execute(
                 "UPDATE durable_objects SET status = 'ok', error = NULL, synced_at = ? WHERE do_id = ?",
@@ -354,14 +354,15 @@ class ObjectWriter:
             ),
         )  # fmt: skip
 
-    def _rename(self, name: str) -> None:
-        """The app has addressed the object by name for the first time that the mirror hears of."""
-        self._db.execute("UPDATE durable_objects SET name = ? WHERE do_id = ?", (name, self._do_id))
-        for definition in self._definitions.values():
-            table = self._layout(definition).table
-            self._db.execute(
+
+def rename_object(connection: apsw.Connection, tables: TableMap, do_id: int, class_name: str, name: str) -> None:
+    """The app has addressed an object by name for the first time that the mirror hears of; its rows learn it, too."""
+    connection.execute("UPDATE durable_objects SET name = ? WHERE do_id = ?", (name, do_id))
+    for table in tables.tables.values():
+        if table.class_name == class_name:
+            connection.execute(
                 f"UPDATE {quote(table.name)} SET {quote(table.name_column)} = ? WHERE {OBJECT_COLUMN} = ?",
-                (name, self._do_id),
+                (name, do_id),
             )
 
 

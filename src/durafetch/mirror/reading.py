@@ -84,7 +84,6 @@ def run_query(connection: apsw.Connection, sql: str, parameters: Mapping[str, Va
     """Runs one SQL statement that only reads. Raises QueryError with SQLite's words where it cannot."""
     cursor = connection.cursor()
     try:
-        connection.pragma("query_only", True)
         if not sql.strip():
             raise QueryError("There is no SQL to run.")
         cursor.execute(sql, parameters)
