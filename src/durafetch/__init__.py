@@ -8,23 +8,41 @@ with Mirror.open("durafetch.sqlite") as mirror:
         print(row)
 """
 
-from durafetch.errors import DurafetchError
-from durafetch.mirror import Mirror, ObjectDump, ObjectInfo, Rows, TableInfo
-from durafetch.sources import WorkerSource
-from durafetch.sync import Failure, Progress, SourceResult, SyncResult, sync_async, sync_sources
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from durafetch.errors import DurafetchError
+    from durafetch.mirror import Mirror, ObjectDump, ObjectInfo, Rows, TableInfo
+    from durafetch.sources import WorkerSource
+    from durafetch.sync import Failure, Progress, SourceResult, SyncResult, sync_async, sync_sources
+
+_WHERE = {
+    "DurafetchError": "durafetch.errors",
+    "Mirror": "durafetch.mirror",
+    "ObjectDump": "durafetch.mirror",
+    "ObjectInfo": "durafetch.mirror",
+    "Rows": "durafetch.mirror",
+    "TableInfo": "durafetch.mirror",
+    "WorkerSource": "durafetch.sources",
+    "Failure": "durafetch.sync",
+    "Progress": "durafetch.sync",
+    "SourceResult": "durafetch.sync",
+    "SyncResult": "durafetch.sync",
+    "sync_async": "durafetch.sync",
+    "sync_sources": "durafetch.sync",
+}
 
 __all__ = [
-    "DurafetchError",
-    "Failure",
-    "Mirror",
-    "ObjectDump",
-    "ObjectInfo",
-    "Progress",
-    "Rows",
-    "SourceResult",
-    "SyncResult",
-    "TableInfo",
-    "WorkerSource",
-    "sync_async",
-    "sync_sources",
+    "DurafetchError", "Failure", "Mirror", "ObjectDump", "ObjectInfo", "Progress", "Rows", "SourceResult",
+    "SyncResult", "TableInfo", "WorkerSource", "sync_async", "sync_sources",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when used: the HTTP client alone takes longer to import than most commands to run.
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'durafetch' has no attribute {name!r}")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts.workerd import Runtime
 
 from durafetch import Mirror, WorkerSource, sync_sources
-from scripts.workerd import Runtime
 from tests.support import TOKEN, Zoo, synced, zoo_worker
 
 

@@ -8,9 +8,9 @@ import subprocess
 from typing import Any
 
 import pytest
+from scripts.workerd import ROOT
 
 from durafetch import Mirror
-from scripts.workerd import ROOT
 from tests.support import WORKERS, Oracle, Zoo, synced
 
 NAMES = re.findall(r"^  (\w+): \(\) =>", (WORKERS / "values.ts").read_text(), re.MULTILINE)

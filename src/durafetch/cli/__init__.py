@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
 
 import click
 
-from durafetch.cli import output
-from durafetch.cli.doctor import doctor
-from durafetch.cli.init import init
-from durafetch.cli.reading import ls, query, schema, show
-from durafetch.cli.syncing import sync, verify
 from durafetch.errors import DurafetchError
+
+COMMANDS = {
+    "init": "init", "sync": "syncing", "query": "reading", "ls": "reading", "show": "reading", "schema": "reading",
+    "verify": "syncing", "doctor": "doctor",
+}  # fmt: skip
+"""Each command and the module of this package that has it; imported when the command is used."""
 
 EXIT_STATUSES = """
 Exit statuses: 0 all well; 1 failure; 2 usage; 3 partly done (some objects or Workers failed); 4 not authorized;
@@ -21,7 +23,20 @@ Exit statuses: 0 all well; 1 failure; 2 usage; 3 partly done (some objects or Wo
 """
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_STATUSES)
+class LazyGroup(click.Group):
+    """Imports a command's module only when that command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"durafetch.cli.{COMMANDS[cmd_name]}"), cmd_name)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_STATUSES)
 @click.version_option(package_name="durafetch", message="durafetch %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 def cli(debug: bool) -> None:
@@ -29,12 +44,10 @@ def cli(debug: bool) -> None:
     click.get_current_context().obj = debug
 
 
-for command in (init, sync, query, ls, show, schema, verify, doctor):
-    cli.add_command(command)
-
-
 def main() -> None:
     """The entry point: runs the command line and ends the process with its exit status."""
+    from durafetch.cli import output
+
     debug = "--debug" in sys.argv[1:]
     try:
         cli.main(standalone_mode=False)

@@ -5,19 +5,28 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from durafetch.errors import DurafetchError
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+def is_terminal() -> bool:
+    """Whether talk goes to a terminal."""
+    return sys.stderr.isatty()
+
+
+def styled(text: str, *styles: str) -> str:
+    """A text with colour, where stderr is a terminal and NO_COLOR (https://no-color.org) is not set."""
+    if not is_terminal() or os.environ.get("NO_COLOR"):
+        return text
+    return click.style(text, bold=True, fg=styles[0] if styles else None)
+
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -29,14 +38,14 @@ def safe(text: str) -> str:
 
 def say(message: str) -> None:
     """Talk, to stderr."""
-    err.print(Text(safe(message)))
+    click.echo(safe(message), err=True)
 
 
 def print_error(error: DurafetchError) -> None:
     """An error and its hint, to stderr."""
-    err.print(Text.assemble(("error: ", "bold red"), safe(error.message), f"  [{error.code}]"))
+    click.echo(f"{styled('error:', 'red')} {safe(error.message)}  [{error.code}]", err=True)
     if error.hint:
-        err.print(Text.assemble(("hint:  ", "bold"), safe(error.hint)))
+        click.echo(f"{styled('hint:')}  {safe(error.hint)}", err=True)
 
 
 def plain(value: Any) -> Any:
@@ -101,6 +110,10 @@ def _distinct(columns: Sequence[str]) -> list[str]:
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """An aligned table for people, to stdout; as wide as the terminal there, as wide as it needs elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100_000, soft_wrap=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 
 from durafetch import errors
 from durafetch import sync as sync_module
@@ -72,9 +70,13 @@ def sync(
 @contextmanager
 def _progress() -> Iterator[Any]:
     """A progress bar on a terminal, nothing elsewhere."""
-    if not output.err.is_terminal:
+    if not output.is_terminal():
         yield None
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -82,7 +84,7 @@ def _progress() -> Iterator[Any]:
         TextColumn("objects"),
         TimeElapsedColumn(),
     )
-    with Bar(*columns, console=output.err, transient=True) as bar:
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, Any] = {}
 
         def on_progress(progress: Progress) -> None:

@@ -87,14 +87,18 @@ def run_query(connection: apsw.Connection, sql: str, parameters: Mapping[str, Va
         if not sql.strip():
             raise QueryError("There is no SQL to run.")
         cursor.execute(sql, parameters)
-        description: tuple[Any, ...] = ()
         try:
             description = cursor.get_description()
         except apsw.ExecutionCompleteError:
-            description = cursor.description_full or ()
+            # There is no row, and a finished statement has no columns any more.
+            import apsw.ext
+
+            description = apsw.ext.query_info(connection, sql).description
         return Rows(tuple(column[0] for column in description), _fetch(cursor))
     except (apsw.BusyError, apsw.CorruptError, apsw.IOError, apsw.FullError, apsw.NotADBError):
         raise
+    except KeyError as error:
+        raise QueryError(f"The query's parameter {error} has no value.", "Give it as -p NAME VALUE.") from None
     except (apsw.Error, UnicodeDecodeError) as error:
         raise _query_error(error) from None
 
