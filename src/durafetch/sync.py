@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -249,11 +249,11 @@ class _SourceSync:
                 if known.cursor != cursor:
                     cursor = known.cursor
                     continue
+            if page.more and page.cursor == cursor:
+                raise errors.ProtocolError(f"{source.url} lists changes without getting on.")
             await writer.locked(
                 mirror.list_objects, known.name, page.listed(), page.cursor, source.url, reset=page.reset
             )
-            if page.more and page.cursor == cursor:
-                raise errors.ProtocolError(f"{source.url} lists changes without getting on.")
             cursor = page.cursor
             if not page.more:
                 break
@@ -308,19 +308,13 @@ class _SourceSync:
                     raise error
                 break
             await _back_off(attempt)
-            left = await self._refreshed(worker, left)
+            left = await self._refreshed(left)
         await self._failed(worker, list(failures.values()))
 
-    async def _refreshed(
-        self, worker: str, left: dict[tuple[str, str], PendingObject]
-    ) -> dict[tuple[str, str], PendingObject]:
-        """The objects that are left, as the mirror has them by now."""
-        first = min(item.do_id for item in left.values()) - 1
-        rows = await self.writer.locked(
-            self.writer.mirror.pending, worker, self.class_name, after=first, limit=10 * BATCH_OBJECTS
-        )
-        fresh = {(item.class_name, item.id): item for item in rows}
-        return {key: fresh[key] for key in left if key in fresh} or left
+    async def _refreshed(self, left: dict[tuple[str, str], PendingObject]) -> dict[tuple[str, str], PendingObject]:
+        """The objects that are left, as the mirror has them by now: another sync may have applied them meanwhile."""
+        rows = await self.writer.locked(self.writer.mirror.refreshed, [item.do_id for item in left.values()])
+        return {(item.class_name, item.id): item for item in rows}
 
     async def _failed(self, worker: str, failures: list[Failure]) -> None:
         for failure in failures:
@@ -342,7 +336,7 @@ class _SourceSync:
         """One request. What arrives whole leaves `left`; what fails is noted, with "!" before the code to try again."""
         asked = list(left.values())
         if self.full:
-            asked = [PendingObject(item.do_id, item.class_name, item.id, None, None) for item in asked]
+            asked = [replace(item, version=None, chunks=None) for item in asked]
         async with self.source.pull(asked, self.seed) as groups:
             reply = _Reply(self, worker, left, failures)
             try:
@@ -433,7 +427,7 @@ class _Reply:
             await self.flush(force=True)
             await writer.lock.acquire()
             try:
-                self.large = await writer.run(mirror.begin, self.worker, self._base(self.current), full=self.owner.full)
+                self.large = await writer.run(mirror.begin, self.worker, self.current, full=self.owner.full)
             except BaseException:
                 writer.lock.release()
                 raise
@@ -444,9 +438,6 @@ class _Reply:
         mirror, large, lines = self.owner.writer.mirror, self.large, self.lines
         self.lines, self.size = [], LARGE_BYTES - APPLY_BYTES
         await self.owner.writer.run(lambda: mirror.feed(large, _decoded(lines)))
-
-    def _base(self, item: PendingObject) -> str | None:
-        return None if self.owner.full or item.chunks is None else item.version
 
     async def _object_done(self) -> None:
         assert self.current is not None
@@ -489,10 +480,7 @@ class _Reply:
         mirror, full = self.owner.writer.mirror, self.owner.full
 
         def work() -> list[Applied | errors.DurafetchError | StaleError]:
-            received = [
-                ReceivedObject(item.id, item.class_name, self._base(item), map(_as_frame, lines))
-                for item, lines in items
-            ]
+            received = [ReceivedObject(item, map(_as_frame, lines)) for item, lines in items]
             return mirror.apply(self.worker, received, full=full)
 
         outcomes = await self.owner.writer.locked(work)

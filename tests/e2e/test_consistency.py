@@ -43,7 +43,7 @@ def test_no_torn_reads(zoo: Zoo, tmp_path: Path, cls: str, filler: int) -> None:
             info = mirror.find(cls, name)
             if info.status != "ok":
                 continue
-            entries = dict((key, val) for key, val, _ in mirror.dump(info).entries if key in ("left", "right"))
+            entries = {key: val for key, val, _ in mirror.dump(info).entries if key in ("left", "right")}
             left, right = json.loads(entries["left"]), json.loads(entries["right"])
             assert left + right == 0
             seen.add(left)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from durafetch.config import SourceConfig, find_token
-from durafetch.sources import WorkerSource
+
+if TYPE_CHECKING:
+    from durafetch.sources import WorkerSource
 
 Command = Callable[..., Any]
 
@@ -39,5 +41,7 @@ def json_option(help_text: str) -> Callable[[Command], Command]:
 
 def worker_source(source: SourceConfig) -> WorkerSource:
     """The source that a configuration describes, with its token."""
+    from durafetch.sources import WorkerSource
+
     label = None if source.label == source.url else source.label
     return WorkerSource(source.url, token=find_token(source), name=source.name, label=label)

@@ -14,7 +14,7 @@ import apsw
 from durafetch.errors import DurafetchError, WorkerNameTakenError
 from durafetch.frames import Frame
 from durafetch.mirror import reading
-from durafetch.mirror.apply import Applied, ObjectWriter, StaleError, iso_now, rename_object
+from durafetch.mirror.apply import Applied, ObjectWriter, PendingObject, StaleError, iso_now, rename_object
 from durafetch.mirror.database import open_database, translated
 from durafetch.mirror.reading import ObjectDump, ObjectInfo, Rows, TableInfo, Value
 from durafetch.mirror.tables import TableMap
@@ -43,24 +43,11 @@ class ListedObject:
     name: str | None
 
 
-@dataclass(frozen=True)
-class PendingObject:
-    """An object to be pulled: what the mirror holds of it is at `version` with these `chunks` (JSON text)."""
-
-    do_id: int
-    class_name: str
-    id: str
-    version: str | None
-    chunks: str | None
-
-
 @dataclass
 class ReceivedObject:
     """One object's frames, complete, and what the pull was based on."""
 
-    id: str
-    class_name: str
-    base: str | None
+    asked: PendingObject
     frames: Iterable[Frame]
 
 
@@ -185,7 +172,7 @@ class Mirror:
             with self._db:
                 if reset:
                     self._db.execute(
-                        "UPDATE durable_objects SET status = 'pending' WHERE worker_name = ? AND status = 'ok'",
+                        "UPDATE durable_objects SET status = 'pending', listed = listed + 1 WHERE worker_name = ? AND status = 'ok'",
                         (worker,),
                     )
                 for do_id, class_name, name in self._newly_named(worker, listed):
@@ -193,7 +180,7 @@ class Mirror:
                 self._db.executemany(
                     "INSERT INTO durable_objects(worker_name, class_name, id, name, status, first_seen_at) "
                     "VALUES (?, ?, ?, ?, 'pending', ?) ON CONFLICT DO UPDATE SET "
-                    "status = 'pending', name = coalesce(excluded.name, name)",
+                    "status = 'pending', listed = listed + 1, name = coalesce(excluded.name, name)",
                     ((worker, o.class_name, o.id, o.name, now) for o in listed),
                 )
                 self._db.execute(
@@ -216,7 +203,7 @@ class Mirror:
         """Every known object of a Worker (of a class) is to be pulled."""
         with translated(self.path), self._db:
             self._db.execute(
-                "UPDATE durable_objects SET status = 'pending' WHERE worker_name = ? AND class_name = coalesce(?, class_name)",
+                "UPDATE durable_objects SET status = 'pending', listed = listed + 1 WHERE worker_name = ? AND class_name = coalesce(?, class_name)",
                 (worker, class_name),
             )
 
@@ -228,10 +215,23 @@ class Mirror:
             return [
                 PendingObject(*row)
                 for row in self._db.execute(
-                    "SELECT o.do_id, o.class_name, o.id, o.version, s.chunks FROM durable_objects AS o "
+                    "SELECT o.do_id, o.class_name, o.id, o.version, s.chunks, o.listed FROM durable_objects AS o "
                     "LEFT JOIN _durafetch_state AS s USING (do_id) WHERE o.worker_name = ? AND o.status <> 'ok' "
                     "AND o.class_name = coalesce(?, o.class_name) AND o.do_id > ? ORDER BY o.do_id LIMIT ?",
                     (worker, class_name, after, limit),
+                )
+            ]
+
+    def refreshed(self, do_ids: Sequence[int]) -> list[PendingObject]:
+        """These objects as they are now, to be pulled again."""
+        with translated(self.path):
+            return [
+                PendingObject(*row)
+                for row in self._db.execute(
+                    "SELECT o.do_id, o.class_name, o.id, o.version, s.chunks, o.listed FROM durable_objects AS o "
+                    "LEFT JOIN _durafetch_state AS s USING (do_id) "
+                    "WHERE o.do_id IN (SELECT value FROM json_each(?)) ORDER BY o.do_id",
+                    (json.dumps(list(do_ids)),),
                 )
             ]
 
@@ -250,7 +250,7 @@ class Mirror:
             try:
                 for item in received:
                     self._db.execute("SAVEPOINT object")
-                    writer = ObjectWriter(self._db, self._tables, worker, item.base, full=full)
+                    writer = ObjectWriter(self._db, self._tables, worker, item.asked, full=full)
                     try:
                         writer.apply(item.frames)
                         results.append(writer.finish())
@@ -265,11 +265,11 @@ class Mirror:
                 raise
         return results
 
-    def begin(self, worker: str, base: str | None, *, full: bool = False) -> ObjectWriter:
+    def begin(self, worker: str, asked: PendingObject, *, full: bool = False) -> ObjectWriter:
         """Opens a transaction for one large object whose frames are still arriving; end it by `commit` or `rollback`."""
         with translated(self.path):
             self._db.execute("BEGIN IMMEDIATE")
-        return ObjectWriter(self._db, self._tables, worker, base, full=full)
+        return ObjectWriter(self._db, self._tables, worker, asked, full=full)
 
     def feed(self, writer: ObjectWriter, items: Iterable[Frame]) -> None:
         """Applies further frames of a large object."""

@@ -22,6 +22,19 @@ Chunk = list[Any]
 """[upper bound, digest], just as the server sent them."""
 
 
+@dataclass(frozen=True)
+class PendingObject:
+    """An object to be pulled: what the mirror holds of it is at `version` with these `chunks` (JSON text)."""
+
+    do_id: int
+    class_name: str
+    id: str
+    version: str | None
+    chunks: str | None
+    listed: int
+    """How often the object was listed when this was read: a later listing is not answered by this pull."""
+
+
 @dataclass
 class Applied:
     """What one object's frames did to the mirror."""
@@ -38,7 +51,7 @@ class StaleError(Exception):
 class ObjectWriter:
     """Applies one object's frames, in order, within a transaction that the caller holds.
 
-    `base` is the version that the pull was asked with, None for a full one. `finish()` says what was done; before it
+    `asked` is what the pull was based on. `finish()` says what was done; before it
     nothing is complete, and the caller rolls back.
     """
 
@@ -54,7 +67,8 @@ class ObjectWriter:
         self._db = connection
         self._tables = tables
         self._worker = worker_name
-        self._base = base
+        self._asked = asked
+        self._base = None if full or asked.chunks is None else asked.version
         self._full = full
         self._applied = Applied()
         self._head: frames.ObjectFrame | None = None
@@ -111,7 +125,7 @@ class ObjectWriter:
         self._head = head
         self._do_id, version, self._name, self._entries, self._rows, self._alarm_before, schema_id, chunks = row
         self._alarm = self._alarm_before
-        if version != self._base and not self._full:
+        if version != self._asked.version:
             raise StaleError
         if head.unchanged:
             if self._base is None or head.version != self._base:
@@ -327,8 +341,9 @@ class ObjectWriter:
             rename_object(self._db, self._tables, self._do_id, head.class_name, head.name)
         if head.unchanged:
             self._db.execute(
-                "UPDATE durable_objects SET status = 'ok', error = NULL, synced_at = ? WHERE do_id = ?",
-                (now, self._do_id),
+                "UPDATE durable_objects SET status = iif(listed = ?, 'ok', 'pending'), error = NULL, synced_at = ? "
+                "WHERE do_id = ?",
+                (self._asked.listed, now, self._do_id),
             )
             return
         tables = {name: self._chunks.get(f"t{name}", []) for name in self._definitions}
@@ -346,10 +361,10 @@ class ObjectWriter:
         if self._alarm != self._alarm_before:
             self._applied.changed = True
         self._db.execute(
-            "UPDATE durable_objects SET storage = ?, alarm_at = ?, status = 'ok', error = NULL, entries = ?, rows = ?, "
+            "UPDATE durable_objects SET storage = ?, alarm_at = ?, status = iif(listed = ?, 'ok', 'pending'), error = NULL, entries = ?, rows = ?, "
             "version = ?, synced_at = ?, changed_at = iif(? OR changed_at IS NULL, ?, changed_at) WHERE do_id = ?",
             (
-                head.storage, self._alarm, self._entries, self._rows, frame.version, now,
+                head.storage, self._alarm, self._asked.listed, self._entries, self._rows, frame.version, now,
                 self._applied.changed, now, self._do_id,
             ),
         )  # fmt: skip

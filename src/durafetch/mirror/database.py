@@ -32,6 +32,7 @@ CREATE TABLE durable_objects(
   entries INTEGER NOT NULL DEFAULT 0,
   rows INTEGER NOT NULL DEFAULT 0,
   version TEXT,
+  listed INTEGER NOT NULL DEFAULT 1,
   first_seen_at TEXT NOT NULL,
   changed_at TEXT,
   synced_at TEXT,

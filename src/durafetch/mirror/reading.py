@@ -44,6 +44,7 @@ class ObjectInfo:
     entries: int
     rows: int
     version: str | None
+    listed: int
     first_seen_at: str
     changed_at: str | None
     synced_at: str | None
@@ -91,9 +92,9 @@ def run_query(connection: apsw.Connection, sql: str, parameters: Mapping[str, Va
             description = cursor.get_description()
         except apsw.ExecutionCompleteError:
             # There is no row, and a finished statement has no columns any more.
-            import apsw.ext
+            from apsw.ext import query_info
 
-            description = apsw.ext.query_info(connection, sql).description
+            description = query_info(connection, sql).description
         return Rows(tuple(column[0] for column in description), _fetch(cursor))
     except (apsw.BusyError, apsw.CorruptError, apsw.IOError, apsw.FullError, apsw.NotADBError):
         raise

@@ -1,0 +1,345 @@
+"""Broken connections, broken processes and broken peers: the mirror holds what objects had, and a rerun converges."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripts.workerd import Runtime
+
+import durafetch.sync
+from durafetch import Mirror, WorkerSource, errors, sync_sources
+from tests.fault.proxy import FaultServer, forward, reply
+from tests.support import DURAFETCH, TOKEN, Zoo, cli, synced, zoo_worker
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durafetch.sync, "BACKOFF_S", 0.01)
+
+
+def filled(zoo: Zoo, count: int = 6) -> None:
+    for n in range(count):
+        zoo.run("Zoo", f"o{n}", ["sql", "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, a, b, c, d)"],
+                ["rows", "t", 50], ["many", 20, 20])  # fmt: skip
+
+
+def check_equal(mirror: Mirror, zoo: Zoo, tmp_path: Path) -> None:
+    with Mirror(tmp_path / f"fresh{random.random()}.sqlite") as fresh:
+        synced(fresh, zoo.source())
+        for info in fresh.objects():
+            ours, theirs = mirror.dump(mirror.find(info.class_name, info.id)), fresh.dump(info)
+            assert (ours.entries, ours.tables, ours.schema) == (theirs.entries, theirs.tables, theirs.schema)
+
+
+def test_a_reply_cut_anywhere(zoo: Zoo, tmp_path: Path) -> None:
+    """Whatever arrived is applied object by object, never in part; the next sync completes it."""
+    filled(zoo)
+    cut: list[int] = []
+
+    def handler(connection: socket.socket, request: bytes) -> None:
+        data = forward(zoo.url, request)
+        if b"/pull" in request[:200]:
+            data = data[: cut[0]]
+        connection.sendall(data)
+
+    with FaultServer(handler) as proxy:
+        for place in (0, 1, 100, 300, 500, 900, 2000, 3333, 5000, 8000, 12000):
+            cut[:] = [place]
+            path = tmp_path / f"cut{place}.sqlite"
+            with Mirror(path) as mirror:
+                result = sync_sources(mirror, [WorkerSource(proxy.url, token=TOKEN, name="zoo")])
+                error = result.error()
+                assert error is not None and error.exit_status == 5, place
+                for info in mirror.objects():
+                    dump = mirror.dump(info)
+                    sizes = (len(dump.entries), *(len(table.rows) for table in dump.tables.values()))
+                    assert sizes == ((20, 50) if info.status == "ok" else (0,)), (place, info)
+                synced(mirror, zoo.source())
+                check_equal(mirror, zoo, tmp_path)
+
+
+def test_a_connection_that_fails_once_is_tried_again(zoo: Zoo, mirror: Mirror) -> None:
+    filled(zoo)
+    calls = {"n": 0}
+
+    def handler(connection: socket.socket, request: bytes) -> None:
+        calls["n"] += 1
+        if calls["n"] % 2:
+            return  # hangs up
+        connection.sendall(forward(zoo.url, request))
+
+    with FaultServer(handler) as proxy:
+        synced(mirror, WorkerSource(proxy.url, token=TOKEN, name="zoo"))
+
+
+def test_the_command_killed_anywhere(zoo: Zoo, tmp_path: Path) -> None:
+    for n in range(30):
+        zoo.run(
+            "Zoo",
+            f"k{n}",
+            ["sql", "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, a, b, c, d)"],
+            ["rows", "t", 2000],
+        )
+    environment = {**os.environ, "DURAFETCH_TOKEN": TOKEN}
+    path = tmp_path / "mirror.sqlite"
+    for delay in (0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7):
+        process = subprocess.Popen(
+            [DURAFETCH, "sync", zoo.url, "--db", path], env=environment, stderr=subprocess.DEVNULL
+        )
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if not path.exists():
+            continue
+        try:
+            with Mirror(path) as mirror:
+                assert list(mirror.query("PRAGMA integrity_check")) == [("ok",)]
+                for info in mirror.objects("Zoo"):
+                    if info.status == "ok" and (info.name or "").startswith("k"):
+                        assert len(mirror.dump(info).tables["t"].rows) == 2000
+        except errors.NotAMirrorError:
+            path.unlink()  # killed before the file was made
+    with Mirror(path) as mirror:
+        synced(mirror, WorkerSource(zoo.url, token=TOKEN))
+        check_equal(mirror, zoo, tmp_path)
+
+
+def test_interrupted(zoo: Zoo, tmp_path: Path) -> None:
+    for n in range(30):
+        zoo.run("Zoo", f"k{n}", ["many", 2000, 100])
+    environment = {**os.environ, "DURAFETCH_TOKEN": TOKEN}
+    process = subprocess.Popen(
+        [DURAFETCH, "sync", zoo.url, "--db", tmp_path / "m.sqlite", "--full"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "m.sqlite").exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, talk = process.communicate(timeout=20)
+    assert process.returncode == 130 and "Interrupted" in talk and "Traceback" not in talk
+
+
+def test_two_clients_at_once(zoo: Zoo, tmp_path: Path) -> None:
+    """One mirror, two syncs, and an app that writes meanwhile."""
+    filled(zoo, 20)
+    stop = threading.Event()
+
+    def write() -> None:
+        n = 0
+        while not stop.is_set():
+            n += 1
+            zoo.run("Zoo", f"o{n % 20}", ["put", "n", n], ["sql", "UPDATE t SET a = ? WHERE id = ?", n, n % 50])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    path = tmp_path / "mirror.sqlite"
+    try:
+        for _ in range(3):
+            both = [
+                subprocess.Popen(
+                    [DURAFETCH, "sync", zoo.url, "--db", path],
+                    env={**os.environ, "DURAFETCH_TOKEN": TOKEN},
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                for _ in range(2)
+            ]
+            for process in both:
+                _, talk = process.communicate(timeout=60)
+                assert process.returncode == 0, talk
+    finally:
+        stop.set()
+        writer.join()
+    time.sleep(0.2)
+    with Mirror(path) as mirror:
+        synced(mirror, WorkerSource(zoo.url, token=TOKEN))
+        check_equal(mirror, zoo, tmp_path)
+
+
+def test_a_stale_pull_is_not_applied(zoo: Zoo, tmp_path: Path) -> None:
+    """The slower of two pulls of one object brings an older state: it is asked for again."""
+    filled(zoo, 1)
+    path = tmp_path / "mirror.sqlite"
+    with Mirror(path) as mirror:
+        synced(mirror, zoo.source())
+    zoo.run("Zoo", "o0", ["put", "n", "older"])
+
+    def handler(connection: socket.socket, request: bytes) -> None:
+        data = forward(zoo.url, request)
+        if b"/pull" in request[:200] and not done.is_set():
+            done.set()
+            zoo.run("Zoo", "o0", ["put", "n", "newer"])
+            with Mirror(path) as other:
+                synced(other, zoo.source())
+        connection.sendall(data)
+
+    done = threading.Event()
+    with FaultServer(handler) as proxy, Mirror(path) as mirror:
+        synced(mirror, WorkerSource(proxy.url, token=TOKEN, name="zoo"))
+        assert list(mirror.query("SELECT val FROM kv WHERE name = 'o0' AND key = 'n'")) == [('"newer"',)]
+
+
+def test_workerd_killed_and_started_again(tmp_path: Path, bundles: Path) -> None:
+    with Runtime(zoo_worker(bundles), tmp_path / "state") as runtime, Mirror(tmp_path / "m.sqlite") as mirror:
+        zoo = Zoo(runtime)
+        for turn in range(4):
+            filled(zoo, 1 + turn) if turn == 0 else zoo.run("Zoo", f"o{turn}", ["put", "turn", turn])
+            synced(mirror, zoo.source())
+            zoo.run("Zoo", "o0", ["put", "turn", turn], ["sync"])
+            runtime.stop(kill=True)
+            runtime.start()
+            zoo.run("Zoo", "o0", ["get", "turn"])
+        synced(mirror, zoo.source())
+        check_equal(mirror, zoo, tmp_path)
+
+
+def test_a_worker_without_the_migration(tmp_path: Path, bundles: Path) -> None:
+    worker = zoo_worker(bundles)
+    worker.sqlite_classes.remove("DurafetchDirectory")
+    with Runtime(worker, tmp_path / "state") as runtime:
+        zoo = Zoo(runtime)
+        assert zoo.run("Zoo", "works", ["put", "a", 1], ["get", "a"]) == [None, 1]
+        done = cli("sync", zoo.url, cwd=tmp_path)
+        assert done.returncode == 1 and "[no_directory]" in done.stderr and "new_sqlite_classes" in done.stderr
+        doctor = cli("doctor", zoo.url, cwd=tmp_path)
+        assert "FAIL  directory" in doctor.stdout and doctor.returncode == 1
+
+
+@pytest.mark.parametrize("token", [None, "short"])
+def test_a_worker_without_a_token(tmp_path: Path, bundles: Path, token: str | None) -> None:
+    with Runtime(zoo_worker(bundles, token=token), tmp_path / "state") as runtime:
+        Zoo(runtime).run("Zoo", "works", ["put", "a", 1])
+        done = cli("sync", runtime.url, cwd=tmp_path)
+        assert done.returncode == 6 and "[not_durafetch]" in done.stderr
+
+
+CHANGES = {
+    "protocol": 1, "worker": {"id": "w" * 64, "name": "fake"}, "cursor": "c", "more": False, "reset": False,
+    "objects": [{"class": "C", "id": "i1", "name": None}, {"class": "C", "id": "i2", "name": None}],
+}  # fmt: skip
+HEAD = {"frame": "object", "class": "C", "id": "i1", "storage": "sqlite", "version": "v"}
+TABLES = {"frame": "tables", "tables": [], "schema": []}
+ENTRIES = {"frame": "range", "after": None, "upto": None, "digest": "d", "rows": [["k", 1]]}
+END = {"frame": "end", "version": "v"}
+DONE = {"frame": "done", "objects": 2, "failed": 0}
+
+
+def fake(changes: Any, *frames: Any) -> FaultServer:
+    def handler(connection: socket.socket, request: bytes) -> None:
+        if b"/changes" in request[:200]:
+            connection.sendall(changes if isinstance(changes, bytes) else reply(json.dumps(changes).encode()))
+        else:
+            lines = [f if isinstance(f, bytes) else json.dumps(f, separators=(",", ":")).encode() for f in frames]
+            connection.sendall(reply(b"".join(line + b"\n" for line in lines)))
+
+    return FaultServer(handler)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        (reply(b"<html>hello</html>"), errors.NotDurafetchError),
+        (reply(b"[]"), errors.NotDurafetchError),
+        (reply(b"{}", "404 Not Found"), errors.NotDurafetchError),
+        (reply(b"", "301 Moved", "Location: https://evil.example/"), errors.RedirectedError),
+        (reply(b"", "502 Bad Gateway"), errors.UnreachableError),
+        (reply(b"", "401 Unauthorized"), errors.NotAuthorizedError),
+        ({**CHANGES, "protocol": 2}, errors.ProtocolError),
+        ({**CHANGES, "objects": 5}, errors.ProtocolError),
+        ({**CHANGES, "more": True, "cursor": ""}, errors.ProtocolError),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{", errors.UnreachableError),
+        (b"garbage", errors.UnreachableError),
+    ],
+    ids=str,
+)
+def test_what_is_not_durafetch(mirror: Mirror, changes: Any, error: type[errors.DurafetchError]) -> None:
+    with fake(changes) as server:
+        result = sync_sources(mirror, [WorkerSource(server.url, token=TOKEN)])
+    assert type(result.error()) is error, result.error()
+    assert list(mirror.objects()) == []
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b"not json", DONE],
+        [b"[" * 100_000, DONE],
+        [{"frame": "nonsense"}, DONE],
+        [TABLES, DONE],
+        [ENTRIES, DONE],
+        [HEAD, HEAD, DONE],
+        [{**HEAD, "id": "unasked"}, DONE],
+        [{**HEAD, "unchanged": True}, END, DONE],
+        [HEAD, END, DONE],
+        [HEAD, TABLES, END, DONE],
+        [HEAD, ENTRIES, END, DONE],
+        [HEAD, TABLES, {**ENTRIES, "upto": ["k"]}, END, DONE],
+        [HEAD, TABLES, {**ENTRIES, "after": ["a"]}, END, DONE],
+        [HEAD, TABLES, {**ENTRIES, "after": ["x"], "upto": ["y"]}, END, DONE],
+        [HEAD, TABLES, {**ENTRIES, "table": "t", "rows": [[1]]}, END, DONE],
+        [HEAD, TABLES, {**ENTRIES, "rows": [["k", 0, "[[\"Map\",1]]"]]}, END, DONE],
+        [HEAD, TABLES, {**ENTRIES, "rows": [["k", 0, "[[99]]"]]}, END, DONE],
+        [HEAD, TABLES, {**ENTRIES, "rows": [5]}, END, DONE],
+        [HEAD, {**TABLES, "tables": [{"name": "t", "kind": "table", "columns": ["a", "A"], "rowid": True, "key": []}]}, ENTRIES, END, DONE],
+        [HEAD, {**TABLES, "tables": [{"name": "t", "kind": "table", "columns": ["a"], "rowid": False, "key": [["b", "BINARY"]]}]}, ENTRIES, END, DONE],
+        [HEAD, {**TABLES, "tables": [{"name": "t", "kind": "table", "columns": ["a"], "rowid": False, "key": [["a", "x; DROP"]]}]}, ENTRIES, END, DONE],
+        [HEAD, {**TABLES, "tables": [{"name": "t", "kind": "table", "columns": ["a"], "rowid": True, "key": []}]}, ENTRIES, {**ENTRIES, "table": "t", "rows": [[1, True]]}, END, DONE],
+        [HEAD, {**TABLES, "tables": [{"name": "t", "kind": "table", "columns": ["a"], "rowid": True, "key": []}]}, ENTRIES, {**ENTRIES, "table": "t", "rows": [[1, ["evil", "x"]]]}, END, DONE],
+        [HEAD, {**TABLES, "tables": [{"name": "t", "kind": "table", "columns": ["a"], "rowid": True, "key": []}]}, ENTRIES, {**ENTRIES, "table": "t", "rows": [[1, 2, 3]]}, END, DONE],
+        [{"frame": "error", "class": "C", "id": "unasked", "code": "x", "message": "m"}, DONE],
+        [DONE, HEAD],
+        [],
+    ],
+    ids=lambda frames: str(frames)[:120],
+)  # fmt: skip
+def test_frames_that_break_the_protocol(mirror: Mirror, frames: list[Any]) -> None:
+    with fake(CHANGES, *frames) as server:
+        result = sync_sources(mirror, [WorkerSource(server.url, token=TOKEN)])
+    error = result.error()
+    assert error is not None and type(error) in (errors.ProtocolError, errors.PartlyDoneError, errors.UnreachableError)
+    assert [(o.status == "ok", o.entries, o.rows) for o in mirror.objects()] == [(False, 0, 0)] * 2
+    assert list(mirror.query("SELECT * FROM kv")) == []
+    assert not [t for t in mirror.tables() if "__" in t.name]
+
+
+def test_hostile_names(mirror: Mirror) -> None:
+    names = ['quo"te', "a;b--", "../../x", "sqlite_master", "_durafetch_kv", "durable_objects", "ünï", " "]
+    for name in names:
+        table = {"name": name, "kind": "table", "columns": [name, "do_id", "name"], "rowid": True, "key": []}
+        frames = [HEAD, {**TABLES, "tables": [table]}, ENTRIES, {**ENTRIES, "table": name, "rows": [[1, "x", "y", "z"]]}, END,
+                  {**HEAD, "id": "i2"}, TABLES, ENTRIES, END, DONE]  # fmt: skip
+        cls = f"sqlite_{name}"
+        text = json.dumps([CHANGES, frames]).replace('"class": "C"', f'"class": {json.dumps(cls)}')
+        changes, frames = json.loads(text)
+        changes["worker"]["id"] = changes["worker"]["name"] = name
+        with fake(changes, *frames) as server:
+            synced(mirror, WorkerSource(server.url, token=TOKEN))
+        assert mirror.dump(mirror.find(cls, "i1")).tables[name].rows == [(1, "x", "y", "z")]
+    assert list(mirror.query("PRAGMA integrity_check")) == [("ok",)]
+    assert mirror.find("sqlite_ünï", "i1").entries == 1
+
+
+def test_a_full_disk(zoo: Zoo, tmp_path: Path) -> None:
+    """SQLite's own limit on pages makes it report a full disk."""
+    zoo.run("Zoo", "big", ["many", 2000, 1000, "big"])
+    with Mirror(tmp_path / "m.sqlite") as mirror:
+        mirror._db.pragma("max_page_count", 60)
+        with pytest.raises(errors.MirrorFullError) as caught:
+            sync_sources(mirror, [zoo.source()])
+        assert caught.value.exit_status == 7
+    with Mirror(tmp_path / "m.sqlite") as mirror:
+        assert list(mirror.query("PRAGMA integrity_check")) == [("ok",)]
+        synced(mirror, zoo.source())
+        assert mirror.find("Zoo", "big").entries == 2000
