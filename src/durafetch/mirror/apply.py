@@ -60,7 +60,7 @@ class ObjectWriter:
         connection: apsw.Connection,
         tables: TableMap,
         worker_name: str,
-        base: str | None,
+        asked: PendingObject,
         *,
         full: bool = False,
     ) -> None:
