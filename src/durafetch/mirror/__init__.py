@@ -15,7 +15,7 @@ from durafetch.errors import DurafetchError, WorkerNameTakenError
 from durafetch.frames import Frame
 from durafetch.mirror import reading
 from durafetch.mirror.apply import Applied, ObjectWriter, PendingObject, StaleError, iso_now, rename_object
-from durafetch.mirror.database import open_database, translated
+from durafetch.mirror.database import open_database, translated, writing
 from durafetch.mirror.reading import ObjectDump, ObjectInfo, Rows, TableInfo, Value
 from durafetch.mirror.tables import TableMap
 
@@ -145,7 +145,7 @@ class Mirror:
 
     def add_worker(self, worker_id: str, name: str, url: str) -> KnownWorker:
         """Adds a Worker; raises WorkerNameTakenError where the mirror has another one of this name."""
-        with translated(self.path), self._db:
+        with translated(self.path), writing(self._db):
             if self._db.execute("SELECT 1 FROM _durafetch_workers WHERE worker_name = ?", (name,)).get:
                 raise WorkerNameTakenError(
                     f"{self.path} already holds another Worker called {name}.",
@@ -169,7 +169,7 @@ class Mirror:
             if not listed and not reset and before == (cursor, url):
                 return
             now = iso_now()
-            with self._db:
+            with writing(self._db):
                 if reset:
                     self._db.execute(
                         "UPDATE durable_objects SET status = 'pending', listed = listed + 1 WHERE worker_name = ? AND status = 'ok'",
@@ -201,7 +201,7 @@ class Mirror:
 
     def mark_all(self, worker: str, class_name: str | None = None) -> None:
         """Every known object of a Worker (of a class) is to be pulled."""
-        with translated(self.path), self._db:
+        with translated(self.path), writing(self._db):
             self._db.execute(
                 "UPDATE durable_objects SET status = 'pending', listed = listed + 1 WHERE worker_name = ? AND class_name = coalesce(?, class_name)",
                 (worker, class_name),
@@ -299,7 +299,7 @@ class Mirror:
 
     def mark_failed(self, worker: str, failures: Sequence[tuple[str, str, str]]) -> None:
         """Notes objects that could not be mirrored: (class, id, what happened)."""
-        with translated(self.path), self._db:
+        with translated(self.path), writing(self._db):
             self._db.executemany(
                 "UPDATE durable_objects SET status = 'error', error = ? "
                 "WHERE id = ? AND class_name = ? AND worker_name = ?",

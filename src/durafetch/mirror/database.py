@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,19 +128,50 @@ def open_database(path: Path | str, *, create: bool, read_only: bool = False) ->
         return connection
 
 
+@contextmanager
+def writing(connection: apsw.Connection) -> Iterator[None]:
+    """A transaction that takes the write lock at its beginning, and waits for it: one that began by reading would
+    fail at once where another process has written meanwhile (https://www.sqlite.org/rescode.html#busy_snapshot)."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _create(connection: apsw.Connection, path: Path | str) -> None:
+    """Makes the layout in an empty file; another process may be doing just that."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            # Readers see each commit while a sync goes on: https://www.sqlite.org/wal.html
+            if connection.execute("SELECT count(*) FROM sqlite_master").get == 0:
+                connection.pragma("journal_mode", "wal")
+            with writing(connection):
+                if connection.pragma("application_id") == APPLICATION_ID:
+                    return
+                if connection.execute("SELECT count(*) FROM sqlite_master").get:
+                    raise errors.NotAMirrorError(f"{path} is a SQLite database, but not a mirror made by Durafetch.")
+                connection.execute(LAYOUT)
+                connection.execute("INSERT INTO _durafetch_settings VALUES ('seed', ?)", (secrets.token_hex(8),))
+                connection.pragma("application_id", APPLICATION_ID)
+                connection.pragma("user_version", LAYOUT_VERSION)
+            return
+        except apsw.BusyError:
+            # Changing the journal mode does not wait for locks by itself.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 def _check(connection: apsw.Connection, path: Path | str, *, create: bool) -> None:
-    application = connection.pragma("application_id")
-    empty = not connection.execute("SELECT count(*) FROM sqlite_master").get
-    if application != APPLICATION_ID:
-        if not (empty and create):
+    if connection.pragma("application_id") != APPLICATION_ID:
+        if not create:
             raise errors.NotAMirrorError(f"{path} is a SQLite database, but not a mirror made by Durafetch.")
-        # Readers see each commit while a sync goes on: https://www.sqlite.org/wal.html
-        connection.pragma("journal_mode", "wal")
-        with connection:
-            connection.execute(LAYOUT)
-            connection.execute("INSERT INTO _durafetch_settings VALUES ('seed', ?)", (secrets.token_hex(8),))
-            connection.pragma("application_id", APPLICATION_ID)
-            connection.pragma("user_version", LAYOUT_VERSION)
+        _create(connection, path)
         return
     version = connection.pragma("user_version")
     if version > LAYOUT_VERSION:
