@@ -32,7 +32,7 @@ def free_port() -> int:
         return port
 
 
-def bundle(entry: Path, out: Path) -> Path:
+def bundle(entry: Path, out: Path, *options: str) -> Path:
     """Bundles a Worker's entry file with esbuild; `durafetch-server` is this repository's source."""
     out.parent.mkdir(parents=True, exist_ok=True)
     modules = ROOT / "server" / "node_modules"
@@ -41,6 +41,7 @@ def bundle(entry: Path, out: Path) -> Path:
             str(BIN / "esbuild"), str(entry), "--bundle", "--format=esm", f"--outfile={out}", "--log-level=error",
             "--external:cloudflare:*", "--external:node:*", "--target=es2024", "--main-fields=module,main",
             "--conditions=workerd,worker,import", f"--alias:durafetch-server={ROOT / 'server' / 'src' / 'index.ts'}",
+            *options,
         ],
         check=True,
         env={**os.environ, "NODE_PATH": str(modules)},
