@@ -1,4 +1,4 @@
-import { DIRECTORY_CLASS, type NamespaceOptions, classOf, directoryShard, namespaces, shards } from "./namespaces.js";
+import { classOf, DIRECTORY_CLASS, directoryShard, type NamespaceOptions, namespaces, shards } from "./namespaces.js";
 
 const RETRY_DELAYS_MS = [250, 2_000, 10_000];
 

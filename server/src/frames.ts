@@ -62,7 +62,15 @@ export type ErrorCode =
   | "unauthorized";
 
 export type Frame =
-  | { frame: "object"; class: string; id: string; name?: string; storage: "sqlite" | "kv"; version: string; unchanged?: true }
+  | {
+      frame: "object";
+      class: string;
+      id: string;
+      name?: string;
+      storage: "sqlite" | "kv";
+      version: string;
+      unchanged?: true;
+    }
   | { frame: "tables"; tables: TableDefinition[]; schema: SchemaEntry[] }
   | { frame: "alarm"; at: number | null }
   | { frame: "end"; version: string; rows_read: number }

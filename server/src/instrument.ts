@@ -14,53 +14,65 @@ export function instrument(storage: DurableObjectStorage, tracker: Tracker): voi
     if (result instanceof Promise) void result.then(() => tracker.cleared(), ignore);
   });
   alarmWrites(storage, tracker);
-  wrap(storage, "transaction", (original) =>
-    function (this: unknown, closure: (txn: DurableObjectTransaction) => unknown, ...rest: unknown[]) {
-      if (typeof closure !== "function") return original.call(this, closure, ...rest);
-      const before = tracker.mutations;
-      const result: Promise<unknown> = original.call(
-        this,
-        (txn: DurableObjectTransaction) => {
-          entryWrites(txn, tracker);
-          alarmWrites(txn, tracker);
-          return closure(txn);
-        },
-        ...rest,
-      );
-      // What it wrote becomes visible, or vanishes, when it ends.
-      const end = () => {
-        if (tracker.mutations !== before) {
-          tracker.sqlChanged();
-          tracker.kvChanged([]);
-        }
-      };
-      tracker.transaction(result.then(end, end));
-      return result;
-    },
+  wrap(
+    storage,
+    "transaction",
+    (original) =>
+      function (this: unknown, closure: (txn: DurableObjectTransaction) => unknown, ...rest: unknown[]) {
+        if (typeof closure !== "function") return original.call(this, closure, ...rest);
+        const before = tracker.mutations;
+        const result: Promise<unknown> = original.call(
+          this,
+          (txn: DurableObjectTransaction) => {
+            entryWrites(txn, tracker);
+            alarmWrites(txn, tracker);
+            return closure(txn);
+          },
+          ...rest,
+        );
+        // What it wrote becomes visible, or vanishes, when it ends.
+        const end = () => {
+          if (tracker.mutations !== before) {
+            tracker.sqlChanged();
+            tracker.kvChanged([]);
+          }
+        };
+        tracker.transaction(result.then(end, end));
+        return result;
+      },
   );
   if (storage.kv !== undefined) entryWrites(storage.kv, tracker);
   if (storage.sql !== undefined) {
-    wrap(storage.sql, "exec", (original) =>
-      function (this: unknown, sql: unknown, ...rest: unknown[]) {
-        if (typeof sql !== "string" || mayWrite(sql)) tracker.sqlChanged();
-        return original.call(this, sql, ...rest);
-      },
+    wrap(
+      storage.sql,
+      "exec",
+      (original) =>
+        function (this: unknown, sql: unknown, ...rest: unknown[]) {
+          if (typeof sql !== "string" || mayWrite(sql)) tracker.sqlChanged();
+          return original.call(this, sql, ...rest);
+        },
     );
   }
 }
 
 function entryWrites(target: object, tracker: Tracker): void {
-  wrap(target, "put", (original) =>
-    function (this: unknown, ...args: unknown[]) {
-      tracker.kvChanged(keysOf(args[0]));
-      return original.apply(this, args);
-    },
+  wrap(
+    target,
+    "put",
+    (original) =>
+      function (this: unknown, ...args: unknown[]) {
+        tracker.kvChanged(keysOf(args[0]));
+        return original.apply(this, args);
+      },
   );
-  wrap(target, "delete", (original) =>
-    function (this: unknown, ...args: unknown[]) {
-      tracker.kvChanged(Array.isArray(args[0]) ? args[0].map(String) : keysOf(args[0]));
-      return original.apply(this, args);
-    },
+  wrap(
+    target,
+    "delete",
+    (original) =>
+      function (this: unknown, ...args: unknown[]) {
+        tracker.kvChanged(Array.isArray(args[0]) ? args[0].map(String) : keysOf(args[0]));
+        return original.apply(this, args);
+      },
   );
 }
 
@@ -74,12 +86,15 @@ function alarmWrites(target: object, tracker: Tracker): void {
 }
 
 function after(target: object, name: string, then: (result: unknown) => void): void {
-  wrap(target, name, (original) =>
-    function (this: unknown, ...args: unknown[]) {
-      const result = original.apply(this, args);
-      then(result);
-      return result;
-    },
+  wrap(
+    target,
+    name,
+    (original) =>
+      function (this: unknown, ...args: unknown[]) {
+        const result = original.apply(this, args);
+        then(result);
+        return result;
+      },
   );
 }
 

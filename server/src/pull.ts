@@ -1,9 +1,10 @@
-import { type HeldRange, type RangeReader, heldRanges, targetBytes, walk } from "./chunking.js";
-import { type Seed, digest, parseSeed } from "./digest.js";
+import { type HeldRange, heldRanges, type RangeReader, targetBytes, walk } from "./chunking.js";
+import { digest, parseSeed, type Seed } from "./digest.js";
 import { EntryReader, encodeEntry, listOptions } from "./entries.js";
-import { type Bound, type Chunk, type Chunks, type ObjectPull, line, rangeLine } from "./frames.js";
+import { type Bound, type Chunk, type Chunks, line, type ObjectPull, rangeLine } from "./frames.js";
+import { compareKeys } from "./keys.js";
 import { MAX_CHUNK_BYTES, SMALL_REPLY_BYTES } from "./limits.js";
-import { type Schema, TableReader, readSchema } from "./tables.js";
+import { readSchema, type Schema, TableReader } from "./tables.js";
 import type { Tracker } from "./tracker.js";
 import { currentVersion, mutationsOf, schemaOf, wroteSinceStart } from "./versions.js";
 
@@ -116,9 +117,7 @@ class ObjectReader {
       let failed: unknown;
       try {
         const steps =
-          this.#sql === undefined
-            ? this.#kvBackedSteps(base, next)
-            : this.#sqliteSteps(this.#sql, base, version, next);
+          this.#sql === undefined ? this.#kvBackedSteps(base, next) : this.#sqliteSteps(this.#sql, base, version, next);
         // What is small is read in one turn, and so is a last pass; else the app gets its turns in between.
         let read = 0;
         let turn = 0;
@@ -223,7 +222,11 @@ class ObjectReader {
       }
       let after: Bound = range.after;
       for (let first = true; ; first = false) {
-        const read = await this.#listEntries(after, range.upto, first && range.digest ? 2 * MAX_CHUNK_BYTES : targetBytes(total));
+        const read = await this.#listEntries(
+          after,
+          range.upto,
+          first && range.digest ? 2 * MAX_CHUNK_BYTES : targetBytes(total),
+        );
         total += read.rows.length;
         const upto: Bound = read.more ? read.last : range.upto;
         const found = digest(this.#seed, `kv${read.rows}`);
@@ -259,20 +262,6 @@ class ObjectReader {
 function tablesLine(schema: Schema): string {
   const tables = schema.tables.map(({ name, kind, columns, rowid, key }) => ({ name, kind, columns, rowid, key }));
   return line({ frame: "tables", tables, schema: schema.entries });
-}
-
-/** Keys are ordered by their UTF-8 bytes, which is the order of their code points, not of JavaScript strings. */
-export function compareKeys(a: string, b: string): number {
-  const length = Math.min(a.length, b.length);
-  for (let i = 0; i < length; i++) {
-    const x = a.charCodeAt(i);
-    const y = b.charCodeAt(i);
-    if (x === y) continue;
-    const surrogateX = x >= 0xd800 && x <= 0xdfff;
-    const surrogateY = y >= 0xd800 && y <= 0xdfff;
-    return surrogateX === surrogateY ? x - y : surrogateX ? 1 : -1;
-  }
-  return a.length - b.length;
 }
 
 /** The SQL interface of a SQLite-backed object; on a KV-backed class it is there, but any use of it throws. */

@@ -1,5 +1,6 @@
+import { parseSeed } from "./digest.js";
 import type { ShardPage } from "./directory.js";
-import { type ErrorCode, type PullObject, line } from "./frames.js";
+import { type ErrorCode, line, type PullObject } from "./frames.js";
 import {
   MAX_BATCH_OBJECTS,
   MAX_CHANGES_PAGE,
@@ -7,9 +8,15 @@ import {
   OBJECT_TIMEOUT_MS,
   PROTOCOL_VERSION,
 } from "./limits.js";
-import { DIRECTORY_CLASS, type Namespace, type NamespaceOptions, directoryShard, namespaces, shards } from "./namespaces.js";
+import {
+  DIRECTORY_CLASS,
+  directoryShard,
+  type Namespace,
+  type NamespaceOptions,
+  namespaces,
+  shards,
+} from "./namespaces.js";
 import { PULL_METHOD } from "./object.js";
-import { parseSeed } from "./digest.js";
 import { failure } from "./responses.js";
 import { wrappedClasses } from "./wrapped.js";
 
@@ -80,7 +87,11 @@ export async function changes(url: URL, context: RouteContext): Promise<Response
   const count = shards(context.env);
   const after = parseCursor(url.searchParams.get("after") ?? "", count);
   if (!Number.isInteger(limit) || limit < 1 || after === undefined) {
-    return failure(400, "bad_request", "after has to be a cursor that this call returned, limit a whole number from 1.");
+    return failure(
+      400,
+      "bad_request",
+      "after has to be a cursor that this call returned, limit a whole number from 1.",
+    );
   }
   const perShard = Math.max(1, Math.ceil(limit / count));
   const pages = await Promise.all(
@@ -242,7 +253,11 @@ type Answer = string | ReadableStream<Uint8Array> | { code: ErrorCode; message: 
 async function askObject(object: PullObject, seed: string, found: Map<string, Namespace>): Promise<Answer> {
   const namespace = object.class === DIRECTORY_CLASS ? undefined : found.get(object.class);
   if (namespace === undefined) {
-    return { code: "class_not_found", message: `The Worker exports no Durable Object class ${object.class}.`, retry: false };
+    return {
+      code: "class_not_found",
+      message: `The Worker exports no Durable Object class ${object.class}.`,
+      retry: false,
+    };
   }
   let id: DurableObjectId;
   try {

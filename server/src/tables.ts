@@ -1,5 +1,5 @@
-import type { Bound, Cell, SchemaEntry, TableDefinition } from "./frames.js";
 import type { RangeReader, ReadRange } from "./chunking.js";
+import type { Bound, Cell, SchemaEntry, TableDefinition } from "./frames.js";
 
 /** Virtual tables whose rows are data; for any other module only the definition is kept. */
 const DATA_MODULES = /\busing\s+(?:fts5|rtree|rtree_i32)\b/i;
@@ -222,7 +222,8 @@ function concatenated(cells: string[]): string {
 
 function cellSql(column: string, mode: Mode): string {
   // SQLite's JSON functions take a blob that happens to be JSONB for JSON, so every blob is tagged.
-  if (mode === "plain") return `CASE typeof(${column}) WHEN 'blob' THEN json_array('blob', hex(${column})) ELSE ${column} END`;
+  if (mode === "plain")
+    return `CASE typeof(${column}) WHEN 'blob' THEN json_array('blob', hex(${column})) ELSE ${column} END`;
   const text =
     mode === "bytes"
       ? `WHEN typeof(${column}) = 'text' AND ${column} GLOB '*[^' || char(1) || '-' || char(127) || ']*' ` +

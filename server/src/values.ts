@@ -74,8 +74,7 @@ const REDUCERS: Record<string, (value: unknown) => unknown> = {
     return [value.slice(), named.map((key) => [key, (value as unknown as Record<string, unknown>)[key]])];
   },
   // An object with a key that devalue refuses.
-  Entries: (value) =>
-    isPlainObject(value) && Object.hasOwn(value, "__proto__") ? Object.entries(value) : undefined,
+  Entries: (value) => (isPlainObject(value) && Object.hasOwn(value, "__proto__") ? Object.entries(value) : undefined),
   Unsupported: (value) => {
     if (value instanceof Unsupported) return value.reason;
     if (typeof value !== "object" || value === null || Array.isArray(value) || isPlainObject(value)) return undefined;

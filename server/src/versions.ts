@@ -1,6 +1,6 @@
-import type { Tracker } from "./tracker.js";
 import { digest } from "./digest.js";
 import { schemaText } from "./tables.js";
+import type { Tracker } from "./tracker.js";
 
 /** The parts of a version that an object of this epoch can make use of. */
 export interface KnownVersion {

@@ -1,6 +1,6 @@
 import { configuredToken, isAuthorized, isSecure } from "./auth.js";
 import { failure } from "./responses.js";
-import { type DurafetchWorkerOptions, changes, info, pull } from "./routes.js";
+import { changes, type DurafetchWorkerOptions, info, pull } from "./routes.js";
 
 export type { DurafetchWorkerOptions };
 
@@ -17,7 +17,8 @@ type EntrypointClass = new (...args: any[]) => any;
  * `fetch` method, or a `WorkerEntrypoint` class. Every other request goes to the app, unchanged.
  */
 export function durafetchWorker<T extends object>(handler: T, options: DurafetchWorkerOptions = {}): T {
-  if (typeof handler === "function") return wrapEntrypoint(handler as unknown as EntrypointClass, options) as unknown as T;
+  if (typeof handler === "function")
+    return wrapEntrypoint(handler as unknown as EntrypointClass, options) as unknown as T;
   const app = handler as Handler;
   const wrapped: Handler = {
     fetch(request: Request, env: unknown, ctx: ExecutionContext) {

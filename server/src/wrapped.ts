@@ -12,7 +12,8 @@ export function registerWrapped(name: string): void {
  */
 export function wrappedClasses(exported: readonly string[], seen: ReadonlySet<string>): Map<string, boolean | null> {
   const certain = exported.filter(
-    (name) => seen.has(name) || names.some((given) => given === name || given === `${name}Base` || given === `_${name}`),
+    (name) =>
+      seen.has(name) || names.some((given) => given === name || given === `${name}Base` || given === `_${name}`),
   );
   const others = names.length >= exported.length ? true : certain.length >= names.length ? false : null;
   return new Map(exported.map((name) => [name, certain.includes(name) ? true : others]));
