@@ -48,6 +48,41 @@ def markdown_limits() -> str:
     return "\n".join(rows)
 
 
+def cli_reference() -> str:
+    """What every command's --help says."""
+    import click
+
+    from durafetch.cli import COMMANDS, cli
+
+    parts = []
+    context = click.Context(cli, info_name="durafetch", terminal_width=100, max_content_width=100)
+    parts.append(f"```text\n{cli.get_help(context)}\n```")
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        inner = click.Context(command, info_name=name, parent=context, terminal_width=100, max_content_width=100)
+        parts.append(f"## durafetch {name}\n\n```text\n{command.get_help(inner)}\n```")
+    return "\n\n".join(parts)
+
+
+def error_table() -> str:
+    """Every error of the tree."""
+    from durafetch.errors import all_errors
+
+    rows = ["| code | exit status | means |", "|---|---|---|"]
+    rows += [f"| `{e.code}` | {e.exit_status} | {(e.__doc__ or '').splitlines()[0]} |" for e in all_errors()]
+    return "\n".join(rows)
+
+
+def config_table() -> str:
+    """Every setting of durafetch.toml."""
+    from durafetch.config import SETTINGS
+
+    return "\n".join(
+        ["| setting | what |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in SETTINGS.items())]
+    )
+
+
 def main() -> int:
     check = "--check" in sys.argv[1:]
     stale: list[str] = []

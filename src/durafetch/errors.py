@@ -6,7 +6,7 @@ from typing import ClassVar
 
 
 class DurafetchError(Exception):
-    """The root of the tree: catch it to catch all that Durafetch raises on purpose.
+    """Something failed; the root of the tree: catch it to catch all that Durafetch raises on purpose.
 
     `code` is stable and made to be compared; `message` says what happened to what; `hint` names the command or the
     line that mends it (it may be empty); `exit_status` is the status with which the CLI ends.
