@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts.workerd import Runtime
+from scripts.workerd import Runtime, Worker, bundle
 
 from durafetch import Mirror, WorkerSource, sync_sources
-from tests.support import TOKEN, Zoo, synced, zoo_worker
+from tests.support import TOKEN, WORKERS, Zoo, synced, zoo_worker
 
 
 def get(zoo: Zoo, path: str, token: str | None = TOKEN, data: bytes | None = None) -> tuple[int, Any]:
@@ -221,3 +221,16 @@ def test_shards(tmp_path: Path, bundles: Path, mirror: Mirror) -> None:
 def test_app_is_reached_beside_durafetch(zoo: Zoo) -> None:
     with urllib.request.urlopen(f"{zoo.url}/anything?x=/__durafetch/") as response:
         assert response.read() == b"app GET /anything"
+
+
+def test_before_ctx_exports_by_bindings(tmp_path: Path, bundles: Path, mirror: Mirror) -> None:
+    script = bundle(WORKERS / "old_date.ts", bundles / "old_date.js")
+    worker = Worker(
+        script, ["Note", "DurafetchDirectory"], env={"DURAFETCH_TOKEN": TOKEN}, compatibility_date="2025-06-01",
+        bindings={"NOTES": "Note", "DIRECTORY": "DurafetchDirectory"},
+    )  # fmt: skip
+    with Runtime(worker, tmp_path / "state") as runtime:
+        with urllib.request.urlopen(f"{runtime.url}/hello") as response:
+            assert response.read() == b"private fields work"
+        synced(mirror, WorkerSource(runtime.url, token=TOKEN))
+    assert list(mirror.query("SELECT class_name, name, key FROM kv")) == [("Note", "one", "text")]
