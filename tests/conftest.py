@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scripts.workerd import Runtime
 
 from durafetch import Mirror
+from scripts.workerd import Runtime
 from tests.support import Zoo, zoo_worker
 
 

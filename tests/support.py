@@ -12,9 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scripts.workerd import ROOT, Runtime, Worker, bundle
-
 from durafetch import Mirror, SyncResult, WorkerSource, sync_sources
+from scripts.workerd import ROOT, Runtime, Worker, bundle
 
 TOKEN = "canary-token-0123456789-abcdefghijklmnop"
 WORKERS = ROOT / "tests" / "workers"

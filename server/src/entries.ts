@@ -25,6 +25,19 @@ export function listOptions(after: Bound, upto: Bound, limit: number): DurableOb
   return options;
 }
 
+/** All entries of a listing. Says where the one stands that the runtime itself fails to read, since its error does not. */
+function readAll(listing: Iterable<[string, unknown]>, after: Bound): [string, unknown][] {
+  const entries: [string, unknown][] = [];
+  try {
+    for (const entry of listing) entries.push(entry);
+  } catch (error) {
+    const before = entries.at(-1)?.[0] ?? after?.[0];
+    const place = before === undefined ? "The first entry" : `The entry after ${JSON.stringify(before)}`;
+    throw new Error(`${place} holds a value that storage.get() cannot read, either (${error})`);
+  }
+  return entries;
+}
+
 /** Reads ranges of the entries of a SQLite-backed object, in one turn. */
 export class EntryReader implements RangeReader {
   #storage: DurableObjectStorage;
@@ -47,7 +60,7 @@ export class EntryReader implements RangeReader {
       // One more than wanted tells whether there is more.
       const limit = Math.max(2, Math.min(this.#step, fitting + 1));
       // Read to its end: a cursor left open would keep the app's transaction from committing.
-      const entries = [...this.#storage.kv.list(listOptions(last, upto, limit))];
+      const entries = readAll(this.#storage.kv.list(listOptions(last, upto, limit)), last);
       const more = entries.length === limit;
       if (more) entries.pop();
       this.rowsRead += entries.length;

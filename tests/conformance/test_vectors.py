@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from scripts.workerd import ROOT
 
 from durafetch import frames
 from durafetch.errors import ProtocolError
 from durafetch.values import ValueFormatError, projection
+from scripts.workerd import ROOT
 from tests.support import TOKEN, Zoo
 
 

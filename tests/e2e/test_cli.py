@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from scripts.workerd import Runtime
 
 from durafetch.cli import COMMANDS
 from durafetch.cli import cli as command_group
+from scripts.workerd import Runtime
 from tests.support import TOKEN, Zoo, cli, zoo_worker
 
 

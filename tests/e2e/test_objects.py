@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts.workerd import Runtime, Worker, bundle
 
 from durafetch import Mirror, WorkerSource, sync_sources
+from scripts.workerd import Runtime, Worker, bundle
 from tests.support import TOKEN, WORKERS, Zoo, synced, zoo_worker
 
 

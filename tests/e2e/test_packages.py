@@ -13,9 +13,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from scripts.workerd import EXAMPLE_TOKEN, ROOT, Runtime, environment, example, free_port
 
 from durafetch import Mirror, WorkerSource
+from scripts.workerd import EXAMPLE_TOKEN, ROOT, Runtime, environment, example, free_port
 from tests.support import synced
 
 UV = ROOT / ".venv" / "bin" / "uv"

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from scripts.workerd import ROOT
-
 from tests.support import TOKEN, Zoo
 
 

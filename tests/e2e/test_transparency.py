@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts.workerd import Runtime, Worker, bundle
 
 from durafetch import Mirror, WorkerSource
+from scripts.workerd import Runtime, Worker, bundle
 from tests.support import TOKEN, WORKERS, Zoo, synced, zoo_worker
 
 TABLE = "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, a UNIQUE, b DEFAULT 5)"

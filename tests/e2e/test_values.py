@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts.workerd import ROOT
 
-from durafetch import Mirror
-from tests.support import WORKERS, Oracle, Zoo, synced
+from durafetch import Mirror, sync_sources
+from scripts.workerd import ROOT, Runtime
+from tests.support import WORKERS, Oracle, Zoo, synced, zoo_worker
 
 NAMES = re.findall(r"^  (\w+): \(\) =>", (WORKERS / "values.ts").read_text(), re.MULTILINE)
 PROJECTIONS: dict[str, Any] = {
@@ -115,3 +116,18 @@ def test_alarms(zoo: Zoo, mirror: Mirror, cls: str) -> None:
     zoo.run(cls, "alarm", ["deleteAlarm"])
     synced(mirror, zoo.source())
     assert mirror.find(cls, "alarm").alarm_at is None
+
+
+def test_a_value_that_the_runtime_cannot_read(tmp_path: Path, bundles: Path, mirror: Mirror) -> None:
+    """The object fails with a message that says where, the others go on, and the app can go on writing."""
+    with Runtime(zoo_worker(bundles), tmp_path / "state") as runtime:
+        zoo = Zoo(runtime)
+        zoo.run("Zoo", "poisoned", ["put", "a", 1], ["put", "b", "$unreadable"], ["put", "c", 1])
+        zoo.run("Zoo", "fine", ["put", "a", 1])
+        result = sync_sources(mirror, [zoo.source()])
+        assert (result.total("failed"), result.total("changed")) == (1, 1)
+        assert 'The entry after "a" holds a value' in result.sources[0].failures[0].message
+        assert zoo.run("Zoo", "poisoned", ["put", "d", 1], ["get", "d"]) == [None, 1]
+        zoo.run("Zoo", "poisoned", ["delete", "b"])
+        synced(mirror, zoo.source())
+        assert [key for key, _, _ in mirror.dump(mirror.find("Zoo", "poisoned")).entries] == ["a", "c", "d"]

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts.workerd import Runtime
 
 import durafetch.sync
 from durafetch import Mirror, WorkerSource, errors, sync_sources
+from scripts.workerd import Runtime
 from tests.fault.proxy import FaultServer, forward, reply
 from tests.support import DURAFETCH, TOKEN, Zoo, cli, synced, zoo_worker
 

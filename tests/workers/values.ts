@@ -10,6 +10,9 @@ let inner = nested;
 for (let i = 0; i < 700; i++) inner = inner[0] = [];
 const buffer = new Uint8Array([1, 2, 3, 4, 5, 6, 7, 8]).buffer;
 
+/** Storage takes it, and then cannot give it back. */
+export const UNREADABLE = () => new SharedArrayBuffer(3);
+
 export const VALUES = {
   null: () => null,
   undefined: () => undefined,

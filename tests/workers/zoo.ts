@@ -1,11 +1,12 @@
 // A Worker that does to its objects' storage what a test tells it, step by step. `zoo.ts` is wrapped, `zoo_plain.ts`
 // is the same app without Durafetch.
 import { DurableObject, WorkerEntrypoint } from "cloudflare:workers";
-import { VALUES } from "./values.js";
+import { UNREADABLE, VALUES } from "./values.js";
 
 export type Step = [action: string, ...args: any[]];
 
 function value(spec: any): any {
+  if (spec === "$unreadable") return UNREADABLE();
   return typeof spec === "string" && spec.startsWith("$") ? (VALUES as any)[spec.slice(1)]() : spec;
 }
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import aiohttp
 import msgspec
@@ -122,7 +122,8 @@ class WorkerSource:
 
         Raises UnreachableError, NotAuthorizedError, NotDurafetchError, NoDirectoryError, ProtocolError, ServerError.
         """
-        async with self._request("GET", f"changes?limit={limit}&after={after}") as response:
+        query = urlencode({"limit": limit, "after": after})
+        async with self._request("GET", f"changes?{query}") as response:
             page: ChangesPage = await self._json(response, ChangesPage)
             return page
 
