@@ -6,11 +6,12 @@ WITH_NODE = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PORT ?= 8787
 STATE ?=
 
-.PHONY: help setup demo example test test-python test-server lint format generate clean
+.PHONY: soak help setup demo example test test-python test-server lint format generate clean
 
 help:
 	@echo "make demo      the whole path on the example: create, mirror, query, change, mirror again"
 	@echo "make test      all tests of both languages, against the real runtime"
+	@echo "make soak      the random convergence test for longer (EXAMPLES=300)"
 	@echo "make lint      linters, types, stale generated files"
 	@echo "make example   the example Worker in the foreground (PORT=8787 STATE=folder)"
 	@echo "make setup     .venv with durafetch in .venv/bin, and server/node_modules"
@@ -37,6 +38,9 @@ demo: setup
 
 example: setup
 	@PORT="$(PORT)" STATE="$(STATE)" $(PYTHON) -m scripts.workerd
+
+soak: setup
+	EXAMPLES="$(or $(EXAMPLES),300)" $(PYTHON) -m pytest tests/property
 
 test: test-server test-python
 

@@ -183,6 +183,10 @@ class Mirror:
                     "status = 'pending', listed = listed + 1, name = coalesce(excluded.name, name)",
                     ((worker, o.class_name, o.id, o.name, now) for o in listed),
                 )
+                # Another Worker may have answered at this address before.
+                self._db.execute(
+                    "UPDATE _durafetch_workers SET url = '' WHERE url = ? AND worker_name <> ?", (url, worker)
+                )
                 self._db.execute(
                     "UPDATE _durafetch_workers SET cursor = ?, url = ? WHERE worker_name = ?",
                     (cursor, url, worker),
