@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 
 import click
 
@@ -59,6 +60,10 @@ def main() -> None:
         error.show()
         status = 2
     except (KeyboardInterrupt, click.Abort):
+        if not debug:
+            # What was interrupted half-way complains when it is cleared away; nobody can do anything about that.
+            sys.unraisablehook = lambda _: None
+            warnings.simplefilter("ignore")
         output.say("\nInterrupted. What was committed before stays; run the command again to go on.")
         status = 130
     except BrokenPipeError:
