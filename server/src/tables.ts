@@ -32,8 +32,9 @@ interface MasterRow extends Record<string, SqlStorageValue> {
   sql: string | null;
 }
 
-const SCHEMA_SQL =
-  "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE tbl_name NOT LIKE '\\_cf\\_%' ESCAPE '\\' ORDER BY rowid";
+// `_cf_…` is the runtime's, `__miniflare_…` what wrangler dev adds to each object's file: neither is the app's.
+const SCHEMA_SQL = `SELECT type, name, tbl_name, sql FROM sqlite_master
+  WHERE tbl_name NOT LIKE '\\_cf\\_%' ESCAPE '\\' AND tbl_name NOT LIKE '\\_\\_miniflare\\_%' ESCAPE '\\' ORDER BY rowid`;
 
 /** The text that is digested to see whether the schema changed. */
 export function schemaText(sql: SqlStorage): string {

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from durafetch.errors import DurafetchError
     from durafetch.mirror import Mirror, ObjectDump, ObjectInfo, Rows, TableInfo
+    from durafetch.results import Failure, Progress, SourceResult, SyncResult
     from durafetch.sources import WorkerSource
-    from durafetch.sync import Failure, Progress, SourceResult, SyncResult, sync_async, sync_sources
+    from durafetch.sync import sync_async, sync_sources
 
 _WHERE = {
     "DurafetchError": "durafetch.errors",
@@ -27,10 +28,10 @@ _WHERE = {
     "Rows": "durafetch.mirror",
     "TableInfo": "durafetch.mirror",
     "WorkerSource": "durafetch.sources",
-    "Failure": "durafetch.sync",
-    "Progress": "durafetch.sync",
-    "SourceResult": "durafetch.sync",
-    "SyncResult": "durafetch.sync",
+    "Failure": "durafetch.results",
+    "Progress": "durafetch.results",
+    "SourceResult": "durafetch.results",
+    "SyncResult": "durafetch.results",
     "sync_async": "durafetch.sync",
     "sync_sources": "durafetch.sync",
 }

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from durafetch.mirror import Mirror, ObjectDump, ObjectInfo
+from durafetch.results import SyncResult
 from durafetch.sources import WorkerSource
-from durafetch.sync import SyncResult, sync_sources
+from durafetch.sync import sync_sources
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,8 @@ def test_the_example_under_wrangler_dev(tarball: Path, tmp_path: Path) -> None:
             assert list(mirror.query("SELECT name, count(*) FROM Room__messages GROUP BY 1")) == [
                 ("room-0", 3), ("room-1", 3), ("room-2", 3),
             ]  # fmt: skip
+            # wrangler dev keeps a table of its own in each object's file.
+            assert [t.name for t in mirror.tables()] == ["durable_objects", "kv", "Room__members", "Room__messages"]
             urllib.request.urlopen(urllib.request.Request(f"{url}/counters/counter-1", method="POST")).read()
             assert synced(mirror, WorkerSource(url, token=EXAMPLE_TOKEN)).total("changed") == 1
     except BaseException:

@@ -16,8 +16,8 @@ from durafetch.cli import output
 from durafetch.cli.options import db_option, json_option, token_option, worker_source
 from durafetch.config import choose_db, choose_sources, load_config
 from durafetch.mirror import Mirror
+from durafetch.results import Progress, SyncResult
 from durafetch.sources import WorkerSource
-from durafetch.sync import Progress, SyncResult
 from durafetch.verify import Difference
 from durafetch.verify import verify as compare
 
