@@ -36,7 +36,7 @@ def test_no_torn_reads(zoo: Zoo, tmp_path: Path, cls: str, filler: int) -> None:
 
     writer = threading.Thread(target=hammer)
     writer.start()
-    seen = set()
+    seen: set[int] = set()
     try:
         for round_ in range(1, 60):
             if round_ > 8 and len(seen) > 3:
