@@ -17,6 +17,9 @@ APPLICATION_ID: Final = 0x44724674
 """Marks a SQLite file as a mirror (https://www.sqlite.org/pragma.html#pragma_application_id): "DrFt"."""
 LAYOUT_VERSION: Final = 1
 """The layout's version, kept in `user_version`. A migration leads from each earlier one to the next."""
+PAGE_BYTES: Final = 16_384
+"""Rows are kept in tables WITHOUT ROWID, where a row over a quarter of a page spills to pages of its own
+(https://www.sqlite.org/withoutrowid.html): with SQLite's default of 4,096, rows of 1 kB would take 4 kB each."""
 BUSY_TIMEOUT_MS: Final = 10_000
 
 LAYOUT: Final = """
@@ -149,6 +152,7 @@ def _create(connection: apsw.Connection, path: Path | str) -> None:
         try:
             # Readers see each commit while a sync goes on: https://www.sqlite.org/wal.html
             if connection.execute("SELECT count(*) FROM sqlite_master").get == 0:
+                connection.pragma("page_size", PAGE_BYTES)
                 connection.pragma("journal_mode", "wal")
             with writing(connection):
                 if connection.pragma("application_id") == APPLICATION_ID:
