@@ -5,19 +5,12 @@ import { describe, expect, test } from "vitest";
 import { type Frame, line, rangeLine } from "../src/frames.js";
 import { compareKeys } from "../src/keys.js";
 import { encodeValue } from "../src/values.js";
+import { REVIVERS } from "./revivers.js";
 
 // biome-ignore lint/suspicious/noExplicitAny: vectors are data
 function vectors(name: string): any {
   return JSON.parse(readFileSync(new URL(`../../protocol/vectors/${name}.json`, import.meta.url), "utf8"));
 }
-
-const REVIVERS = {
-  Entries: (entries: [string, unknown][]) => {
-    const made = {};
-    for (const [key, value] of entries) Object.defineProperty(made, key, { value, enumerable: true });
-    return made;
-  },
-};
 
 describe("values", () => {
   for (const { name, json, devalue } of vectors("values").values) {
