@@ -9,7 +9,7 @@ const GUARDED_ENTRIES = 32;
 const UNGUARDED_BYTES = 16 * 1024 * 1024;
 
 /** The encoded form of entries: `[key, value]`, or `[key, null, devalue text]`, as JSON text. */
-export function encodeEntry(key: string, value: unknown): string {
+function encodeEntry(key: string, value: unknown): string {
   const encoded = encodeValue(value);
   return "json" in encoded
     ? `[${JSON.stringify(key)},${encoded.json}]`
@@ -23,6 +23,37 @@ export function listOptions(after: Bound, upto: Bound, limit: number): DurableOb
   // `end` is exclusive, and the least key above K is K followed by a NUL.
   if (upto !== null) options.end = `${upto[0]}\0`;
   return options;
+}
+
+/** Entries gathered from one listing after the other, each of one entry more than wanted, which tells of more. */
+export class EntryPage {
+  last: Bound;
+  more = false;
+  count = 0;
+  /** The length of `rows`. */
+  size = 2;
+  #parts: string[] = [];
+
+  constructor(after: Bound) {
+    this.last = after;
+  }
+
+  /** Adds a listing that was made with a limit of `limit + 1`. */
+  add(entries: [string, unknown][], limit: number): void {
+    this.more = entries.length > limit;
+    if (this.more) entries.pop();
+    for (const [key, value] of entries) {
+      const text = encodeEntry(key, value);
+      this.#parts.push(text);
+      this.size += text.length + 1;
+      this.last = [key];
+    }
+    this.count += entries.length;
+  }
+
+  range(): ReadRange {
+    return { rows: `[${this.#parts.join(",")}]`, count: this.count, last: this.last, more: this.more };
+  }
 }
 
 /** All entries of a listing. Says where the one stands that the runtime itself fails to read, since its error does not. */
@@ -51,27 +82,19 @@ export class EntryReader implements RangeReader {
   }
 
   read(after: Bound, upto: Bound, bytes: number | undefined): ReadRange {
-    const parts: string[] = [];
-    let size = 2;
-    let last = after;
+    const page = new EntryPage(after);
     const wanted = bytes ?? Number.POSITIVE_INFINITY;
     for (;;) {
-      const fitting = this.#entryBytes === undefined ? FIRST_ENTRIES : Math.ceil((wanted - size) / this.#entryBytes);
-      // One more than wanted tells whether there is more.
-      const limit = Math.max(2, Math.min(this.#step, fitting + 1));
+      const missing = wanted - page.size;
+      const fitting = this.#entryBytes === undefined ? FIRST_ENTRIES : Math.ceil(missing / this.#entryBytes);
+      const limit = Math.max(1, Math.min(this.#step - 1, fitting));
       // Read to its end: a cursor left open would keep the app's transaction from committing.
-      const entries = readAll(this.#storage.kv.list(listOptions(last, upto, limit)), last);
-      const more = entries.length === limit;
-      if (more) entries.pop();
-      this.rowsRead += entries.length;
-      for (const [key, value] of entries) {
-        const text = encodeEntry(key, value);
-        parts.push(text);
-        size += text.length + 1;
-        last = [key];
+      page.add(readAll(this.#storage.kv.list(listOptions(page.last, upto, limit + 1)), page.last), limit);
+      if (page.count > 0) this.#entryBytes = Math.max(1, page.size / page.count);
+      if (!page.more || page.size >= wanted) {
+        this.rowsRead += page.count;
+        return page.range();
       }
-      if (parts.length > 0) this.#entryBytes = Math.max(1, size / parts.length);
-      if (!more || size >= wanted) return { rows: `[${parts.join(",")}]`, count: parts.length, last, more };
     }
   }
 }

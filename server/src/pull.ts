@@ -1,6 +1,6 @@
 import { type HeldRange, heldRanges, type RangeReader, targetBytes, walk } from "./chunking.js";
 import { digest, parseSeed, type Seed } from "./digest.js";
-import { EntryReader, encodeEntry, listOptions } from "./entries.js";
+import { EntryPage, EntryReader, listOptions } from "./entries.js";
 import { type Bound, type Chunk, type Chunks, line, type ObjectPull, rangeLine } from "./frames.js";
 import { compareKeys } from "./keys.js";
 import { MAX_CHUNK_BYTES, SMALL_REPLY_BYTES } from "./limits.js";
@@ -141,7 +141,9 @@ class ObjectReader {
       head += line({ frame: "alarm", at: alarm });
       const settled = !this.#tracker.inTransaction && currentVersion(this.#tracker, this.#sql) === version;
       if (failed !== undefined && (settled || last)) throw failed;
-      if (settled || last) {
+      // A last pass is one turn on SQLite. On the KV backend it is not, and half a transaction must never be an end.
+      if (last && !settled) throw new Error("The object changes faster than it can be read.");
+      if (settled) {
         yield head + line({ frame: "end", version, rows_read: this.#rowsRead });
         return;
       }
@@ -158,7 +160,7 @@ class ObjectReader {
   ): Generator<Step> {
     const since = mutationsOf(base.version, this.#tracker);
     const fingerprint = schemaOf(version);
-    const schema = readSchema(sql, fingerprint);
+    const schema = readSchema(sql);
     if (base.version === undefined || schemaOf(base.version) !== fingerprint) yield [tablesLine(schema), 0];
 
     const entries = new EntryReader(this.#ctx.storage);
@@ -240,21 +242,14 @@ class ObjectReader {
   }
 
   async #listEntries(after: Bound, upto: Bound, bytes: number) {
-    const parts: string[] = [];
-    let size = 2;
-    let last = after;
+    const page = new EntryPage(after);
     for (let limit = 16; ; limit = KV_STEP) {
-      const entries = [...(await this.#ctx.storage.list(listOptions(last, upto, limit + 1)))];
-      const more = entries.length > limit;
-      if (more) entries.pop();
-      this.#rowsRead += entries.length;
-      for (const [key, value] of entries) {
-        const text = encodeEntry(key, value);
-        parts.push(text);
-        size += text.length + 1;
-        last = [key];
+      const entries = [...(await this.#ctx.storage.list(listOptions(page.last, upto, limit + 1)))];
+      page.add(entries, limit);
+      if (!page.more || page.size >= bytes) {
+        this.#rowsRead += page.count;
+        return page.range();
       }
-      if (!more || size >= bytes) return { rows: `[${parts.join(",")}]`, last, more };
     }
   }
 }

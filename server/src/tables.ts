@@ -20,7 +20,6 @@ export interface ReadableTable extends TableDefinition {
 }
 
 export interface Schema {
-  fingerprint: string;
   tables: ReadableTable[];
   entries: SchemaEntry[];
 }
@@ -42,7 +41,7 @@ export function schemaText(sql: SqlStorage): string {
 }
 
 /** Reads the definitions of all tables of the app. */
-export function readSchema(sql: SqlStorage, fingerprint: string): Schema {
+export function readSchema(sql: SqlStorage): Schema {
   const master = sql.exec<MasterRow>(SCHEMA_SQL).toArray();
   const kinds = new Map<string, { type: string; wr: number }>();
   for (const row of sql.exec<{ name: string; type: string; wr: number }>(
@@ -62,7 +61,7 @@ export function readSchema(sql: SqlStorage, fingerprint: string): Schema {
   const entries = master
     .filter((row) => !shadow.has(row.tbl_name))
     .map((row) => ({ type: row.type, name: row.name, table: row.tbl_name, sql: row.sql }));
-  return { fingerprint, tables, entries };
+  return { tables, entries };
 }
 
 function describeTable(sql: SqlStorage, name: string, kind: "table" | "virtual", withoutRowid: boolean): ReadableTable {

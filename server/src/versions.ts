@@ -2,12 +2,6 @@ import { digest } from "./digest.js";
 import { schemaText } from "./tables.js";
 import type { Tracker } from "./tracker.js";
 
-/** The parts of a version that an object of this epoch can make use of. */
-export interface KnownVersion {
-  mutations: number;
-  schema: string;
-}
-
 /** The version of an object now: equal versions mean equal contents. `sql` is undefined on a KV-backed class. */
 export function currentVersion(tracker: Tracker, sql: SqlStorage | undefined): string {
   if (sql === undefined) return `${tracker.epoch}.${tracker.mutations}.0.-`;

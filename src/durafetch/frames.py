@@ -106,8 +106,6 @@ _frame_decoder: Final = msgspec.json.Decoder(Frame)
 _rows_decoder: Final = msgspec.json.Decoder(list[list[Any]])
 _entries_decoder: Final = msgspec.json.Decoder(list[Entry])
 
-TAGS: Final = ("blob", "real", "text")
-
 
 def decode_frame(line: bytes) -> Frame:
     """One line as a frame. Raises ProtocolError where it is not one."""

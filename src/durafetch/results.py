@@ -9,13 +9,14 @@ from durafetch import errors
 
 @dataclass(frozen=True)
 class Failure:
-    """An object that could not be mirrored."""
+    """An object that could not be mirrored; `retry`: asking again soon may help."""
 
     source: str
     class_name: str
     id: str
     code: str
     message: str
+    retry: bool = False
 
 
 @dataclass

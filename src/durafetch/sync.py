@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -97,8 +97,8 @@ class _Writer:
             raise
 
 
-def _decoded(lines: Sequence[bytes | Frame]) -> list[Frame]:
-    return [decode_frame(line) if isinstance(line, bytes) else line for line in lines]
+def _decoded(lines: Sequence[bytes | Frame]) -> Iterator[Frame]:
+    return (decode_frame(line) if isinstance(line, bytes) else line for line in lines)
 
 
 @dataclass
@@ -229,7 +229,7 @@ class _SourceSync:
                 error = broken
             if not left:
                 return
-            if error is None and not any(failure.code.startswith("!") for failure in failures.values()):
+            if error is None and not any(failure.retry for failure in failures.values()):
                 break
             if attempt == ATTEMPTS:
                 if error is not None:
@@ -261,7 +261,7 @@ class _SourceSync:
         left: dict[tuple[str, str], PendingObject],
         failures: dict[tuple[str, str], Failure],
     ) -> None:
-        """One request. What arrives whole leaves `left`; what fails is noted, with "!" before the code to try again."""
+        """One request. What arrives whole leaves `left`; what fails is noted."""
         asked = list(left.values())
         if self.full:
             asked = [replace(item, version=None, chunks=None) for item in asked]
@@ -397,8 +397,8 @@ class _Reply:
             raise errors.ProtocolError("The Worker sent an error for an object that was not asked for.")
         await self.abandon()
         self.current, self.lines, self.size = None, [], 0
-        code = ("!" if frame.retry else "") + frame.code
-        self.failures[key] = Failure(self.owner.source.label, *key, code, f"{frame.code}: {frame.message}")
+        message = f"{frame.code}: {frame.message}"
+        self.failures[key] = Failure(self.owner.source.label, *key, frame.code, message, frame.retry)
 
     async def flush(self, *, force: bool) -> None:
         """Applies the objects that are complete, once there are enough of them."""
@@ -408,7 +408,7 @@ class _Reply:
         mirror, full = self.owner.writer.mirror, self.owner.full
 
         def work() -> list[Applied | errors.DurafetchError | StaleError]:
-            received = [ReceivedObject(item, map(_as_frame, lines)) for item, lines in items]
+            received = [ReceivedObject(item, _decoded(lines)) for item, lines in items]
             return mirror.apply(self.worker, received, full=full)
 
         outcomes = await self.owner.writer.locked(work)
@@ -423,7 +423,7 @@ class _Reply:
             self.left.pop(key, None)
         elif isinstance(outcome, StaleError):
             message = "stale: another sync of this mirror was faster"
-            self.failures[key] = Failure(self.owner.source.label, *key, "!stale", message)
+            self.failures[key] = Failure(self.owner.source.label, *key, "stale", message, retry=True)
         else:
             self.failures[key] = Failure(self.owner.source.label, *key, outcome.code, outcome.message)
 
@@ -443,10 +443,6 @@ class _Reply:
                 await self.owner.writer.run(self.owner.writer.mirror.rollback)
             finally:
                 self._release()
-
-
-def _as_frame(line: bytes | Frame) -> Frame:
-    return decode_frame(line) if isinstance(line, bytes) else line
 
 
 def _bounded(batch: list[PendingObject]) -> list[PendingObject]:

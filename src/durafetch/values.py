@@ -73,11 +73,6 @@ def projection(devalue: str) -> str:
         raise ValueFormatError(f"not devalue text: {type(error).__name__}: {error}") from None
 
 
-def readable_json(json_text: str) -> str:
-    """The projection of a value that travelled as JSON text: the text itself."""
-    return json_text
-
-
 def _dumps(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 

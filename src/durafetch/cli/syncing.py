@@ -116,8 +116,7 @@ def summary(result: SyncResult) -> dict[str, Any]:
                 if source.error is None
                 else {"code": source.error.code, "message": source.error.message, "hint": source.error.hint},
                 "failures": [
-                    {"class": f.class_name, "id": f.id, "code": f.code.removeprefix("!"), "message": f.message}
-                    for f in source.failures
+                    {"class": f.class_name, "id": f.id, "code": f.code, "message": f.message} for f in source.failures
                 ],
             }
             for source in result.sources

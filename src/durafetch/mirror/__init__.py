@@ -128,18 +128,16 @@ class Mirror:
 
     def worker(self, worker_id: str) -> KnownWorker | None:
         """The Worker of this id; None where the mirror does not know it."""
-        with translated(self.path):
-            row = self._db.execute(
-                "SELECT worker_id, worker_name, cursor FROM _durafetch_workers WHERE worker_id = ?",
-                (worker_id,),
-            ).fetchone()
-            return None if row is None else KnownWorker(*row)
+        return self._worker_where("worker_id = ?", worker_id)
 
     def worker_at(self, url: str) -> KnownWorker | None:
         """The Worker that was last seen at an address."""
+        return self._worker_where("url = ?", url)
+
+    def _worker_where(self, condition: str, value: str) -> KnownWorker | None:
         with translated(self.path):
             row = self._db.execute(
-                "SELECT worker_id, worker_name, cursor FROM _durafetch_workers WHERE url = ?", (url,)
+                f"SELECT worker_id, worker_name, cursor FROM _durafetch_workers WHERE {condition}", (value,)
             ).fetchone()
             return None if row is None else KnownWorker(*row)
 
@@ -215,27 +213,25 @@ class Mirror:
         self, worker: str, class_name: str | None = None, *, after: int = 0, limit: int = 500
     ) -> list[PendingObject]:
         """Objects of a Worker that are to be pulled, those that failed before included, by `do_id`."""
-        with translated(self.path):
-            return [
-                PendingObject(*row)
-                for row in self._db.execute(
-                    "SELECT o.do_id, o.class_name, o.id, o.version, s.chunks, o.listed FROM durable_objects AS o "
-                    "LEFT JOIN _durafetch_state AS s USING (do_id) WHERE o.worker_name = ? AND o.status <> 'ok' "
-                    "AND o.class_name = coalesce(?, o.class_name) AND o.do_id > ? ORDER BY o.do_id LIMIT ?",
-                    (worker, class_name, after, limit),
-                )
-            ]
+        return self._pending_where(
+            "o.worker_name = ? AND o.status <> 'ok' AND o.class_name = coalesce(?, o.class_name) "
+            "AND o.do_id > ? ORDER BY o.do_id LIMIT ?",
+            (worker, class_name, after, limit),
+        )
 
     def refreshed(self, do_ids: Sequence[int]) -> list[PendingObject]:
         """These objects as they are now, to be pulled again."""
+        condition = "o.do_id IN (SELECT value FROM json_each(?)) ORDER BY o.do_id"
+        return self._pending_where(condition, (json.dumps(list(do_ids)),))
+
+    def _pending_where(self, condition: str, values: tuple[Value, ...]) -> list[PendingObject]:
         with translated(self.path):
             return [
                 PendingObject(*row)
                 for row in self._db.execute(
                     "SELECT o.do_id, o.class_name, o.id, o.version, s.chunks, o.listed FROM durable_objects AS o "
-                    "LEFT JOIN _durafetch_state AS s USING (do_id) "
-                    "WHERE o.do_id IN (SELECT value FROM json_each(?)) ORDER BY o.do_id",
-                    (json.dumps(list(do_ids)),),
+                    f"LEFT JOIN _durafetch_state AS s USING (do_id) WHERE {condition}",
+                    values,
                 )
             ]
 
