@@ -6,12 +6,15 @@ WITH_NODE = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PORT ?= 8787
 STATE ?=
 
-.PHONY: soak help setup demo example test test-python test-server lint format generate clean
+.PHONY: mutate bench recording soak help setup demo example test test-python test-server lint format generate clean
 
 help:
 	@echo "make demo      the whole path on the example: create, mirror, query, change, mirror again"
 	@echo "make test      all tests of both languages, against the real runtime"
-	@echo "make soak      the random convergence test for longer (EXAMPLES=300)"
+	@echo "make soak      the random convergence test for longer (EXAMPLES=300), and watch under load (MINUTES=10)"
+	@echo "make bench     what is fast, against limits measured in the same run (NAME=v8_decode)"
+	@echo "make mutate    breaks the product in marked ways, and shows that a test catches each"
+	@echo "make recording docs/dev.svg: durafetch dev beside the example, as it was printed"
 	@echo "make lint      linters, types, stale generated files"
 	@echo "make example   the example Worker in the foreground (PORT=8787 STATE=folder)"
 	@echo "make setup     .venv with durafetch in .venv/bin, and server/node_modules"
@@ -33,21 +36,35 @@ server/node_modules/.ready: server/package.json server/package-lock.json | $(VEN
 	cd server && $(WITH_NODE) npm install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
 
+tests/wrangler3/node_modules/.ready: tests/wrangler3/package.json tests/wrangler3/package-lock.json | $(VENV)/.ready
+	cd tests/wrangler3 && $(WITH_NODE) npm install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
 demo: setup
 	$(PYTHON) -m scripts.demo
 
 example: setup
 	@PORT="$(PORT)" STATE="$(STATE)" $(PYTHON) -m scripts.workerd
 
-soak: setup
+soak: setup tests/wrangler3/node_modules/.ready
 	EXAMPLES="$(or $(EXAMPLES),300)" $(PYTHON) -m pytest tests/property
+	MINUTES="$(or $(MINUTES),10)" $(PYTHON) -m scripts.soak
+
+bench: setup
+	$(PYTHON) -m benchmarks $(NAME)
+
+mutate: setup tests/wrangler3/node_modules/.ready
+	$(PYTHON) -m scripts.mutate
+
+recording: setup
+	$(PYTHON) -m scripts.recording
 
 test: test-server test-python
 
 test-server: setup
 	cd server && $(WITH_NODE) npm test --silent
 
-test-python: setup
+test-python: setup tests/wrangler3/node_modules/.ready
 	$(PYTHON) -m pytest
 
 lint: setup
@@ -57,6 +74,7 @@ lint: setup
 	cd server && $(WITH_NODE) npm run --silent lint
 	cd server && $(WITH_NODE) node_modules/.bin/tsc --noEmit -p ../examples/chat
 	$(PYTHON) scripts/generate.py --check
+	$(PYTHON) -m scripts.mutate --check
 
 format: setup
 	$(VENV)/bin/ruff check --fix --quiet . || true
@@ -67,4 +85,4 @@ generate: setup
 	$(PYTHON) scripts/generate.py
 
 clean:
-	rm -rf $(VENV) server/node_modules server/dist dist .mypy_cache .ruff_cache .pytest_cache durafetch-demo.sqlite*
+	rm -rf $(VENV) server/node_modules tests/wrangler3/node_modules server/dist dist .mypy_cache .ruff_cache .pytest_cache durafetch-demo.sqlite*

@@ -8,10 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
-from scripts.workerd import EXAMPLE_TOKEN, ROOT, Runtime, example
+from scripts.workerd import EXAMPLE_TOKEN, ROOT, Runtime, example, post
 
 DB = ROOT / "durafetch-demo.sqlite"
 DURAFETCH = ROOT / ".venv" / "bin" / "durafetch"
@@ -34,13 +33,6 @@ QUESTIONS = [
 
 def say(text: str) -> None:
     print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n{text}", flush=True)
-
-
-def post(url: str, body: object = None) -> str:
-    data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data=data, method="POST"), timeout=60) as response:
-        text: str = response.read().decode()
-        return text
 
 
 def durafetch(*arguments: str) -> str:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +48,14 @@ def bundle(entry: Path, out: Path, *options: str) -> Path:
         env={**os.environ, "NODE_PATH": str(modules)},
     )  # fmt: skip
     return out
+
+
+def post(url: str, body: object = None) -> str:
+    """Sends a request with a JSON body, or none; returns the reply's text."""
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data=data, method="POST"), timeout=60) as response:
+        text: str = response.read().decode()
+        return text
 
 
 @dataclass

@@ -18,7 +18,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[Zoo]:
     with Runtime(zoo_worker(bundles), tmp_path_factory.mktemp("zoo") / "state") as runtime:
-        yield Zoo(runtime)
+        yield Zoo(runtime).ready()
 
 
 @pytest.fixture

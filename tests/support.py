@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
+import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from durafetch import Mirror, SyncResult, WorkerSource, sync_sources
-from scripts.workerd import ROOT, Runtime, Worker, bundle
+from scripts import workerd
+from scripts.workerd import ROOT, Runtime, Worker, bundle, environment, free_port
 
 TOKEN = "canary-token-0123456789-abcdefghijklmnop"
 WORKERS = ROOT / "tests" / "workers"
@@ -55,6 +59,14 @@ class Zoo:
         with urllib.request.urlopen(request, timeout=60) as response:
             return response.headers["X-Object-Id"], json.loads(response.read())
 
+    def ready(self) -> Zoo:
+        """Starts the directory, as yet without an object: what is announced from now on is listed at once."""
+        request = urllib.request.Request(
+            f"{self.url}/__durafetch/v1/changes", headers={"Authorization": f"Bearer {TOKEN}"}
+        )
+        urllib.request.urlopen(request, timeout=60).close()
+        return self
+
     def source(self, token: str = TOKEN) -> WorkerSource:
         return WorkerSource(self.url, token=token, name="zoo")
 
@@ -69,6 +81,54 @@ def synced(mirror: Mirror, *sources: WorkerSource, full: bool = False) -> SyncRe
     error = result.error()
     assert error is None, (error, result)
     return result
+
+
+class WranglerDev:
+    """`wrangler dev` of a project, on loopback. A context manager."""
+
+    def __init__(self, project: Path, *options: str, binary: Path = ROOT / "server/node_modules/.bin/wrangler") -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = project.parent / f"{project.name}.log"
+        self._command = [
+            str(binary), "dev", "--local", "--ip", "127.0.0.1", "--port", str(self.port), "--inspector-port",
+            str(free_port()), *options,
+        ]  # fmt: skip
+        self._project = project
+
+    def __enter__(self) -> WranglerDev:
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._project, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                env={**environment(), "WRANGLER_SEND_METRICS": "false", "CI": "true", "NO_COLOR": "1",
+                     "HOME": str(self._project.parent), "XDG_CONFIG_HOME": str(self._project.parent),
+                     "DO_NOT_TRACK": "1", "WRANGLER_HIDE_BANNER": "true"}, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                urllib.request.urlopen(self.url, timeout=5).close()
+                return self
+            except urllib.error.HTTPError:
+                return self
+            except OSError:
+                time.sleep(0.2)
+        self.__exit__()
+        raise AssertionError(f"wrangler dev did not start:\n{self.log.read_text()}")
+
+    def __exit__(self, *_: object) -> None:
+        os.killpg(self._process.pid, signal.SIGTERM)
+        self._process.wait(20)
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """Sends a request; returns the reply's JSON."""
+        return post(f"{self.url}{path}", body)
+
+
+def post(url: str, body: Any = None) -> Any:
+    """Sends a request with a JSON body; returns the reply's JSON, None where there is none."""
+    text = workerd.post(url, body)
+    return json.loads(text) if text else None
 
 
 class Oracle:

@@ -1,4 +1,5 @@
 import { DurableObject } from "cloudflare:workers";
+import { drop, Watchers } from "./watchers.js";
 
 /** One object, as the directory lists it. */
 export interface ListedObject {
@@ -23,6 +24,9 @@ export interface ShardPage {
  */
 export class DurafetchDirectory extends DurableObject {
   #incarnation: string;
+  #watchers: Watchers;
+  /** Permissions to open a socket, each given by RPC, which no request from outside can forge, and good for one. */
+  #tickets = new Set<string>();
 
   constructor(ctx: DurableObjectState, env: unknown) {
     super(ctx, env as never);
@@ -35,6 +39,30 @@ export class DurafetchDirectory extends DurableObject {
     const [row] = sql.exec<{ value: string }>("SELECT value FROM incarnation").toArray();
     this.#incarnation = row?.value ?? crypto.randomUUID();
     if (row === undefined) sql.exec("INSERT INTO incarnation VALUES (?)", this.#incarnation);
+    this.#watchers = new Watchers(ctx, (incarnation, seq, limit) => this.changes(incarnation, seq, limit));
+  }
+
+  /** Permits one `fetch` that opens a watcher's socket. */
+  ticket(): string {
+    const ticket = crypto.randomUUID();
+    this.#tickets.add(ticket);
+    if (this.#tickets.size > 100) this.#tickets = new Set([ticket]);
+    return ticket;
+  }
+
+  override async fetch(request: Request): Promise<Response> {
+    const query = new URL(request.url).searchParams;
+    if (!this.#tickets.delete(query.get("ticket") ?? "")) return new Response("Forbidden", { status: 403 });
+    const [incarnation, seq, shard, shards] = JSON.parse(query.get("watch") ?? "[]");
+    return this.#watchers.add(incarnation, seq, shard, shards);
+  }
+
+  override webSocketMessage(socket: WebSocket, message: string | ArrayBuffer): void {
+    this.#watchers.acknowledged(socket, message);
+  }
+
+  override webSocketClose(socket: WebSocket): void {
+    drop(socket, 1000, "");
   }
 
   /** Notes that an object started or became dirty. A known name is never replaced by none. */
@@ -48,6 +76,26 @@ export class DurafetchDirectory extends DurableObject {
       className,
       name,
     );
+    this.#watchers.tell();
+  }
+
+  /** Adds objects that no start has announced yet; leaves those that are known as they are. Returns how many are new. */
+  discover(className: string, objects: [id: string, name: string | null][]): number {
+    const { sql } = this.ctx.storage;
+    sql.exec("INSERT OR IGNORE INTO classes VALUES (?)", className);
+    let added = 0;
+    for (const [id, name] of objects) {
+      added += sql
+        .exec(
+          "INSERT OR IGNORE INTO objects(seq, id, class, name) VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM objects), ?, ?, ?) RETURNING 1",
+          id,
+          className,
+          name,
+        )
+        .toArray().length;
+    }
+    if (added > 0) this.#watchers.tell();
+    return added;
   }
 
   /** The classes of which an object was ever announced. */

@@ -30,12 +30,16 @@ export class EntryPage {
   last: Bound;
   more = false;
   count = 0;
+  /** How many entries were looked at, those that nobody wants included. */
+  scanned = 0;
   /** The length of `rows`. */
   size = 2;
   #parts: string[] = [];
+  #wanted: (key: string) => boolean;
 
-  constructor(after: Bound) {
+  constructor(after: Bound, wanted: (key: string) => boolean) {
     this.last = after;
+    this.#wanted = wanted;
   }
 
   /** Adds a listing that was made with a limit of `limit + 1`. */
@@ -43,12 +47,14 @@ export class EntryPage {
     this.more = entries.length > limit;
     if (this.more) entries.pop();
     for (const [key, value] of entries) {
+      this.last = [key];
+      if (!this.#wanted(key)) continue;
       const text = encodeEntry(key, value);
       this.#parts.push(text);
       this.size += text.length + 1;
-      this.last = [key];
+      this.count += 1;
     }
-    this.count += entries.length;
+    this.scanned += entries.length;
   }
 
   range(): ReadRange {
@@ -72,27 +78,29 @@ function readAll(listing: Iterable<[string, unknown]>, after: Bound): [string, u
 /** Reads ranges of the entries of a SQLite-backed object, in one turn. */
 export class EntryReader implements RangeReader {
   #storage: DurableObjectStorage;
+  #wanted: (key: string) => boolean;
   #entryBytes: number | undefined;
   #step: number;
   rowsRead = 0;
 
-  constructor(storage: DurableObjectStorage) {
+  constructor(storage: DurableObjectStorage, wanted: (key: string) => boolean) {
     this.#storage = storage;
+    this.#wanted = wanted;
     this.#step = storage.sql.databaseSize > UNGUARDED_BYTES ? GUARDED_ENTRIES : MAX_ENTRIES;
   }
 
   read(after: Bound, upto: Bound, bytes: number | undefined): ReadRange {
-    const page = new EntryPage(after);
-    const wanted = bytes ?? Number.POSITIVE_INFINITY;
+    const page = new EntryPage(after, this.#wanted);
+    const enough = bytes ?? Number.POSITIVE_INFINITY;
     for (;;) {
-      const missing = wanted - page.size;
+      const missing = enough - page.size;
       const fitting = this.#entryBytes === undefined ? FIRST_ENTRIES : Math.ceil(missing / this.#entryBytes);
       const limit = Math.max(1, Math.min(this.#step - 1, fitting));
       // Read to its end: a cursor left open would keep the app's transaction from committing.
       page.add(readAll(this.#storage.kv.list(listOptions(page.last, upto, limit + 1)), page.last), limit);
-      if (page.count > 0) this.#entryBytes = Math.max(1, page.size / page.count);
-      if (!page.more || page.size >= wanted) {
-        this.rowsRead += page.count;
+      if (page.scanned > 0) this.#entryBytes = Math.max(1, page.size / page.scanned);
+      if (!page.more || page.size >= enough) {
+        this.rowsRead += page.scanned;
         return page.range();
       }
     }

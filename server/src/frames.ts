@@ -1,3 +1,5 @@
+import type { Filter } from "./filters.js";
+
 /** A cell of a SQL row or of a key: what JSON holds, or a tagged cell (PROTOCOL.md, "SQL cells"). */
 export type Cell = null | number | string | readonly [tag: string, text: string];
 
@@ -24,6 +26,7 @@ export interface PullObject {
 export interface ObjectPull {
   class: string;
   seed: string;
+  filter?: Filter | undefined;
   version?: string | undefined;
   chunks?: Chunks | undefined;
 }
@@ -59,6 +62,7 @@ export type ErrorCode =
   | "object_failed"
   | "object_timeout"
   | "too_large"
+  | "upgrade_required"
   | "unauthorized";
 
 export type Frame =

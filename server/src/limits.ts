@@ -10,6 +10,12 @@ export const MAX_REQUEST_BYTES = 33554432;
 export const MAX_BATCH_OBJECTS = 500;
 /** The objects in one `changes` reply; a larger `limit` is lowered to it (objects). */
 export const MAX_CHANGES_PAGE = 10000;
+/** The objects in one message of `watch` (objects). */
+export const MAX_WATCH_PAGE = 1000;
+/** A watcher that has not acknowledged a message for so long is dropped (ms). */
+export const WATCHER_TIMEOUT_MS = 60000;
+/** The names and ids in one `discover` request (objects). */
+export const MAX_DISCOVER_OBJECTS = 1000;
 /** One frame, its line end included (bytes). */
 export const MAX_LINE_BYTES = 67108864;
 /** The nesting of a value sent as plain JSON; deeper ones are sent as devalue text (levels). */

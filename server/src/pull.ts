@@ -1,6 +1,7 @@
 import { type HeldRange, heldRanges, type RangeReader, targetBytes, walk } from "./chunking.js";
 import { digest, parseSeed, type Seed } from "./digest.js";
 import { EntryPage, EntryReader, listOptions } from "./entries.js";
+import { matcher } from "./filters.js";
 import { type Bound, type Chunk, type Chunks, line, type ObjectPull, rangeLine } from "./frames.js";
 import { compareKeys } from "./keys.js";
 import { MAX_CHUNK_BYTES, SMALL_REPLY_BYTES } from "./limits.js";
@@ -69,6 +70,7 @@ class ObjectReader {
   #request: ObjectPull;
   #seed: Seed;
   #sql: SqlStorage | undefined;
+  #wantedKey: (key: string) => boolean;
   #rowsRead = 0;
 
   constructor(ctx: DurableObjectState, tracker: Tracker, request: ObjectPull) {
@@ -79,6 +81,7 @@ class ObjectReader {
     if (seed === undefined) throw new RangeError("seed has to be 16 hexadecimal digits");
     this.#seed = seed;
     this.#sql = sqlOf(ctx.storage);
+    this.#wantedKey = matcher(request.filter?.keys);
   }
 
   /** The frames of this object, from `object` to `end`. Several range lines may come as one string. */
@@ -161,9 +164,12 @@ class ObjectReader {
     const since = mutationsOf(base.version, this.#tracker);
     const fingerprint = schemaOf(version);
     const schema = readSchema(sql);
+    const wantedTable = matcher(this.#request.filter?.tables, true);
+    schema.tables = schema.tables.filter(({ name }) => wantedTable(name));
+    schema.entries = schema.entries.filter(({ table }) => wantedTable(table));
     if (base.version === undefined || schemaOf(base.version) !== fingerprint) yield [tablesLine(schema), 0];
 
-    const entries = new EntryReader(this.#ctx.storage);
+    const entries = new EntryReader(this.#ctx.storage, this.#wantedKey);
     next.kv = [];
     yield* this.#ranges(null, entries, base.chunks.kv, "kv", next.kv, this.#entriesUnchanged(since));
     this.#rowsRead += entries.rowsRead;
@@ -242,12 +248,12 @@ class ObjectReader {
   }
 
   async #listEntries(after: Bound, upto: Bound, bytes: number) {
-    const page = new EntryPage(after);
+    const page = new EntryPage(after, this.#wantedKey);
     for (let limit = 16; ; limit = KV_STEP) {
       const entries = [...(await this.#ctx.storage.list(listOptions(page.last, upto, limit + 1)))];
       page.add(entries, limit);
       if (!page.more || page.size >= bytes) {
-        this.#rowsRead += page.count;
+        this.#rowsRead += page.scanned;
         return page.range();
       }
     }

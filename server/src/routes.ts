@@ -1,5 +1,6 @@
 import { parseSeed } from "./digest.js";
 import type { ShardPage } from "./directory.js";
+import { type Filter, validFilter } from "./filters.js";
 import { type ErrorCode, line, type PullObject } from "./frames.js";
 import {
   MAX_BATCH_OBJECTS,
@@ -36,11 +37,18 @@ const CONCURRENT_OBJECTS = 24;
 /** Text is gathered to this length before it is written to the response. */
 const WRITE_BYTES = 64 * 1024;
 
-const NO_DIRECTORY =
-  "DurafetchDirectory is not a Durable Object class of this Worker: export it from the entry file and add it to " +
-  "new_sqlite_classes in the migrations of the wrangler configuration.";
+/** The refusal of what needs a directory, where there is none. */
+export function noDirectory(): Response {
+  return failure(
+    503,
+    "no_directory",
+    "DurafetchDirectory is not a Durable Object class of this Worker: export it from the entry file and add it to " +
+      "new_sqlite_classes in the migrations of the wrangler configuration.",
+  );
+}
 
-function known(context: RouteContext): Map<string, Namespace> {
+/** The Worker's namespaces by class name. */
+export function known(context: RouteContext): Map<string, Namespace> {
   return namespaces(context.ctx as never, context.env, context.options);
 }
 
@@ -81,7 +89,7 @@ function shardOf(directory: Namespace, shard: number): Shard {
 /** `GET v1/changes?after=CURSOR&limit=N` */
 export async function changes(url: URL, context: RouteContext): Promise<Response> {
   const directory = known(context).get(DIRECTORY_CLASS);
-  if (directory === undefined) return failure(503, "no_directory", NO_DIRECTORY);
+  if (directory === undefined) return noDirectory();
   const limitText = url.searchParams.get("limit") ?? String(MAX_CHANGES_PAGE);
   const limit = Math.min(MAX_CHANGES_PAGE, Number(limitText));
   const count = shards(context.env);
@@ -110,7 +118,8 @@ export async function changes(url: URL, context: RouteContext): Promise<Response
   });
 }
 
-function parseCursor(text: string, count: number): { incarnation: string | null; seq: number }[] | undefined {
+/** Where each shard was read to; undefined where the text is no cursor. */
+export function parseCursor(text: string, count: number): { incarnation: string | null; seq: number }[] | undefined {
   const parts = text === "" ? [] : text.split(",");
   const cursor = [];
   for (const part of parts) {
@@ -137,7 +146,8 @@ export async function pull(request: Request, context: RouteContext): Promise<Res
   });
 }
 
-async function readBody(request: Request): Promise<string | undefined> {
+/** A request's body as text; undefined where it is too large. */
+export async function readBody(request: Request): Promise<string | undefined> {
   if (Number(request.headers.get("Content-Length") ?? 0) > MAX_REQUEST_BYTES || request.body === null) return undefined;
   const decoder = new TextDecoder();
   let text = "";
@@ -152,6 +162,7 @@ async function readBody(request: Request): Promise<string | undefined> {
 
 interface PullRequest {
   seed: string;
+  filter?: Filter;
   objects: PullObject[];
 }
 
@@ -165,6 +176,7 @@ function parsePull(text: string): PullRequest | string {
   }
   if (typeof body !== "object" || body === null) return "The body has to be a JSON object.";
   if (parseSeed(body.seed) === undefined) return "seed has to be 16 hexadecimal digits.";
+  if (body.filter !== undefined && !validFilter(body.filter)) return "filter has to be {tables, keys} of patterns.";
   if (!Array.isArray(body.objects)) return "objects has to be an array.";
   if (body.objects.length > MAX_BATCH_OBJECTS) return `objects has more than ${MAX_BATCH_OBJECTS} elements.`;
   for (const object of body.objects as Partial<PullObject>[]) {
@@ -214,7 +226,7 @@ async function writeFrames(
   try {
     for (let index = 0; index < request.objects.length; index++) {
       while (answers.length < request.objects.length && answers.length < index + CONCURRENT_OBJECTS) {
-        answers.push(askObject(request.objects[answers.length] as PullObject, request.seed, found));
+        answers.push(askObject(request.objects[answers.length] as PullObject, request, found));
       }
       const object = request.objects[index] as PullObject;
       let answer = await (answers[index] as Promise<Answer>);
@@ -250,7 +262,11 @@ async function writeFrames(
 
 type Answer = string | ReadableStream<Uint8Array> | { code: ErrorCode; message: string; retry: boolean };
 
-async function askObject(object: PullObject, seed: string, found: Map<string, Namespace>): Promise<Answer> {
+async function askObject(
+  object: PullObject,
+  { seed, filter }: PullRequest,
+  found: Map<string, Namespace>,
+): Promise<Answer> {
   const namespace = object.class === DIRECTORY_CLASS ? undefined : found.get(object.class);
   if (namespace === undefined) {
     return {
@@ -273,7 +289,7 @@ async function askObject(object: PullObject, seed: string, found: Map<string, Na
   );
   try {
     return await Promise.race([
-      stub[PULL_METHOD]({ class: object.class, seed, version: object.version, chunks: object.chunks }),
+      stub[PULL_METHOD]({ class: object.class, seed, filter, version: object.version, chunks: object.chunks }),
       late,
     ]);
   } catch (error) {

@@ -1,6 +1,8 @@
 import { configuredToken, isAuthorized, isSecure } from "./auth.js";
+import { discover } from "./discover.js";
 import { failure } from "./responses.js";
-import { changes, type DurafetchWorkerOptions, info, pull } from "./routes.js";
+import { changes, type DurafetchWorkerOptions, info, pull, type RouteContext } from "./routes.js";
+import { watch } from "./watch.js";
 
 export type { DurafetchWorkerOptions };
 
@@ -73,14 +75,23 @@ async function answer(
   if (!(await isAuthorized(request, token))) {
     return failure(401, "unauthorized", "The bearer token is missing or is not this Worker's DURAFETCH_TOKEN.");
   }
-  const context = { env, ctx, options };
   const path = url.pathname.slice(PREFIX.length);
-  const call = `${request.method} ${path}`;
-  if (call === "GET v1/info") return info(context);
-  if (call === "GET v1/changes") return changes(url, context);
-  if (call === "POST v1/pull") return pull(request, context);
-  if (path === "v1/info" || path === "v1/changes" || path === "v1/pull") {
+  const call = Object.hasOwn(CALLS, path) ? CALLS[path] : undefined;
+  if (call === undefined) {
+    return failure(404, "not_found", "There is no such route in this version of durafetch-server.");
+  }
+  if (request.method !== call.method) {
     return failure(405, "method_not_allowed", `${path} does not answer ${request.method}.`);
   }
-  return failure(404, "not_found", "There is no such route in this version of durafetch-server.");
+  return call.answer({ env, ctx, options }, url, request);
 }
+
+type Answer = (context: RouteContext, url: URL, request: Request) => Promise<Response>;
+
+const CALLS: Record<string, { method: string; answer: Answer }> = {
+  "v1/info": { method: "GET", answer: info },
+  "v1/changes": { method: "GET", answer: (context, url) => changes(url, context) },
+  "v1/watch": { method: "GET", answer: (context, url, request) => watch(request, url, context) },
+  "v1/pull": { method: "POST", answer: (context, _, request) => pull(request, context) },
+  "v1/discover": { method: "POST", answer: (context, _, request) => discover(request, context) },
+};

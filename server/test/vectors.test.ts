@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { parse } from "devalue";
 import { describe, expect, test } from "vitest";
+import { matcher } from "../src/filters.js";
 import { type Frame, line, rangeLine } from "../src/frames.js";
 import { compareKeys } from "../src/keys.js";
 import { encodeValue } from "../src/values.js";
@@ -40,4 +41,13 @@ describe("frames", () => {
 test("keys", () => {
   const keys: string[] = vectors("keys").in_order;
   expect([...keys].reverse().sort(compareKeys)).toEqual(keys);
+});
+
+describe("patterns", () => {
+  for (const { pattern, text, matches } of vectors("patterns").patterns) {
+    test(`${pattern} ${text}`, () => {
+      expect(matcher({ include: [pattern] })(text)).toBe(matches);
+      expect(matcher({ exclude: [pattern] })(text)).toBe(!matches);
+    });
+  }
 });

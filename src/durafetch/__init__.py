@@ -15,19 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from durafetch.errors import DurafetchError
-    from durafetch.mirror import Mirror, ObjectDump, ObjectInfo, Rows, TableInfo
+    from durafetch.mirror import Change, Mirror, ObjectDump, ObjectInfo, Rows, TableInfo
     from durafetch.results import Failure, Progress, SourceResult, SyncResult
-    from durafetch.sources import WorkerSource
+    from durafetch.sources.local import LocalSource
+    from durafetch.sources.worker import WorkerSource
     from durafetch.sync import sync_async, sync_sources
 
 _WHERE = {
+    "Change": "durafetch.mirror",
     "DurafetchError": "durafetch.errors",
+    "LocalSource": "durafetch.sources.local",
     "Mirror": "durafetch.mirror",
     "ObjectDump": "durafetch.mirror",
     "ObjectInfo": "durafetch.mirror",
     "Rows": "durafetch.mirror",
     "TableInfo": "durafetch.mirror",
-    "WorkerSource": "durafetch.sources",
+    "WorkerSource": "durafetch.sources.worker",
     "Failure": "durafetch.results",
     "Progress": "durafetch.results",
     "SourceResult": "durafetch.results",
@@ -37,7 +40,7 @@ _WHERE = {
 }
 
 __all__ = [
-    "DurafetchError", "Failure", "Mirror", "ObjectDump", "ObjectInfo", "Progress", "Rows", "SourceResult",
+    "Change", "DurafetchError", "Failure", "LocalSource", "Mirror", "ObjectDump", "ObjectInfo", "Progress", "Rows", "SourceResult",
     "SyncResult", "TableInfo", "WorkerSource", "sync_async", "sync_sources",
 ]  # fmt: skip
 

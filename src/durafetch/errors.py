@@ -107,6 +107,21 @@ class ServerError(DurafetchError):
     code = "server"
 
 
+class NoStateError(DurafetchError):
+    """A project has no local objects, since its Worker has not run yet."""
+
+    code = "no_state"
+    default_hint = (
+        "Start the Worker once (`npx wrangler dev`) and use it; where that has --persist-to, give the same here."
+    )
+
+
+class UnreadableFileError(DurafetchError):
+    """A file of an object's local state is damaged, or is no SQLite database."""
+
+    code = "unreadable_file"
+
+
 class NothingFoundError(DurafetchError):
     """A class, a name or an id matches nothing in the mirror."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
@@ -61,6 +62,17 @@ class RangeFrame(msgspec.Struct, tag_field="frame", tag="range"):
     table: str | None = None
 
 
+@dataclass
+class DecodedRange:
+    """A range as a source in this process utters it: its rows as `decode_entries` and `decode_rows` give them."""
+
+    after: Bound
+    upto: Bound
+    digest: str
+    rows: list[Any]
+    table: str | None = None
+
+
 class AlarmFrame(msgspec.Struct, tag_field="frame", tag="alarm"):
     """When the object's alarm is set, in ms since 1970; None where none is."""
 
@@ -91,7 +103,8 @@ class DoneFrame(msgspec.Struct, tag_field="frame", tag="done"):
     failed: int
 
 
-Frame = ObjectFrame | TablesFrame | RangeFrame | AlarmFrame | EndFrame | ErrorFrame | DoneFrame
+WireFrame = ObjectFrame | TablesFrame | RangeFrame | AlarmFrame | EndFrame | ErrorFrame | DoneFrame
+Frame = WireFrame | DecodedRange
 
 
 class Entry(msgspec.Struct, array_like=True):
@@ -102,7 +115,7 @@ class Entry(msgspec.Struct, array_like=True):
     typed: str | None = None
 
 
-_frame_decoder: Final = msgspec.json.Decoder(Frame)
+_frame_decoder: Final = msgspec.json.Decoder(WireFrame)
 _rows_decoder: Final = msgspec.json.Decoder(list[list[Any]])
 _entries_decoder: Final = msgspec.json.Decoder(list[Entry])
 
@@ -150,6 +163,23 @@ def decode_rows(rows: msgspec.Raw, width: int) -> list[tuple[Any, ...]]:
 
 class InvalidText(bytes):
     """The bytes of a TEXT cell that are not UTF-8; SQLite stores such text, Python's str cannot."""
+
+    def __repr__(self) -> str:
+        return f"InvalidText({bytes(self)!r})"
+
+
+def with_text(raw: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Cells out of (value, typeof) pairs in which text came as its bytes."""
+    cells = []
+    for value, kind in zip(raw[::2], raw[1::2], strict=True):
+        if kind == "text":
+            try:
+                cells.append(value.decode())
+            except UnicodeDecodeError:
+                cells.append(InvalidText(value))
+        else:
+            cells.append(value)
+    return tuple(cells)
 
 
 def untag(cell: list[Any]) -> Any:

@@ -10,6 +10,12 @@ MAX_BATCH_OBJECTS = 500
 """The objects in one `pull` request (objects)."""
 MAX_CHANGES_PAGE = 10_000
 """The objects in one `changes` reply; a larger `limit` is lowered to it (objects)."""
+MAX_WATCH_PAGE = 1_000
+"""The objects in one message of `watch` (objects)."""
+WATCHER_TIMEOUT_MS = 60_000
+"""A watcher that has not acknowledged a message for so long is dropped (ms)."""
+MAX_DISCOVER_OBJECTS = 1_000
+"""The names and ids in one `discover` request (objects)."""
 MAX_LINE_BYTES = 67_108_864
 """One frame, its line end included (bytes)."""
 MAX_DEPTH = 500

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-
-import tomlkit
-from tomlkit.exceptions import TOMLKitError
 
 from durafetch import jsonc
 from durafetch.config import CONFIG_FILE, TOKEN_VARIABLE
@@ -62,8 +60,8 @@ class Project:
                 continue
             try:
                 text = path.read_text(encoding="utf-8")
-                config = tomlkit.parse(text).unwrap() if path.suffix == ".toml" else jsonc.loads(text)
-            except (ValueError, TOMLKitError, OSError) as error:
+                config = tomllib.loads(text) if path.suffix == ".toml" else jsonc.loads(text)
+            except (ValueError, OSError) as error:
                 raise UsageError(f"{path} cannot be read: {error}.") from None
             if not isinstance(config, dict):
                 raise UsageError(f"{path} is not a wrangler configuration.")
@@ -97,6 +95,17 @@ class Project:
         return [name for name in found if isinstance(name, str) and name != DIRECTORY_CLASS]
 
     @property
+    def kv_classes(self) -> set[str]:
+        """The classes on the KV backend, as the migrations tell."""
+        found: set[str] = set()
+        for migration in self._migrations:
+            found.update(name for name in migration.get("new_classes", []) if isinstance(name, str))
+            for renamed in migration.get("renamed_classes", []):
+                if renamed.get("from") in found:
+                    found.add(renamed.get("to"))
+        return found
+
+    @property
     def _migrations(self) -> list[dict[str, Any]]:
         migrations = self.config.get("migrations", [])
         return [m for m in migrations if isinstance(m, dict)] if isinstance(migrations, list) else []
@@ -121,6 +130,8 @@ class Project:
             return
         migration = {"tag": MIGRATION_TAG, "new_sqlite_classes": [DIRECTORY_CLASS]}
         if self.config_path.suffix == ".toml":
+            import tomlkit  # only what edits a file needs it, and it takes longer to import than to use
+
             document = tomlkit.parse(self.text)
             table = tomlkit.table()
             table.update(migration)
@@ -179,6 +190,8 @@ class Project:
         path = self.folder / CONFIG_FILE
         if path.exists():
             return
+        import tomlkit
+
         document = tomlkit.document()
         document.add(tomlkit.comment("Where `durafetch sync` fetches from, and into which file."))
         document["db"] = "durafetch.sqlite"

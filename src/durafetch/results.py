@@ -31,11 +31,15 @@ class SourceResult:
     failed: int = 0
     upserted: int = 0
     deleted: int = 0
+    gone: int = 0
+    """Objects that are no more, and were taken out of the mirror."""
     requests: int = 0
     bytes: int = 0
     seconds: float = 0.0
     error: errors.DurafetchError | None = None
     failures: list[Failure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was left aside, and why."""
 
 
 @dataclass

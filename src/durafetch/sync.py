@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from durafetch import errors
-from durafetch.frames import DoneFrame, EndFrame, ErrorFrame, Frame, ObjectFrame, decode_frame
-from durafetch.mirror import Applied, KnownWorker, Mirror, PendingObject, ReceivedObject, StaleError
-from durafetch.mirror.apply import ObjectWriter
+from durafetch.mirror import Applied, KnownWorker, ListedObject, Mirror, PendingObject
+from durafetch.reply import Reply
 from durafetch.results import Failure, Progress, SourceResult, SyncResult
+from durafetch.sources.local import LocalSource
 from durafetch.sources.worker import WorkerSource
+from durafetch.sync_local import LocalSync
 
 BATCH_OBJECTS: Final = 100
 BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -25,22 +26,20 @@ CONNECTIONS: Final = 3
 """Requests to one Worker at the same time."""
 ATTEMPTS: Final = 4
 BACKOFF_S: Final = 0.25
-LARGE_BYTES: Final = 8 * 1024 * 1024
-"""An object with more than this is applied while it arrives; up to it, once it is complete."""
-APPLY_BYTES: Final = 1024 * 1024
 
 T = TypeVar("T")
+Source = WorkerSource | LocalSource
 
 
 def sync_sources(
     mirror: Mirror,
-    sources: Sequence[WorkerSource],
+    sources: Sequence[Source],
     *,
     class_name: str | None = None,
     full: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> SyncResult:
-    """Makes the mirror equal to what the Workers have.
+    """Makes the mirror equal to what the Workers, or the files of `wrangler dev`, have.
 
     `class_name`: only objects of this class are pulled; others that changed stay to be pulled. `full`: every object is
     fetched whole, whatever the mirror holds. One Worker's or object's failure does not stop the others: see the
@@ -51,7 +50,7 @@ def sync_sources(
 
 async def sync_async(
     mirror: Mirror,
-    sources: Sequence[WorkerSource],
+    sources: Sequence[Source],
     *,
     class_name: str | None = None,
     full: bool = False,
@@ -60,11 +59,8 @@ async def sync_async(
     """The same as `sync_sources`, within a running event loop. The mirror is used from another thread until it returns."""
     started = time.monotonic()
     with ThreadPoolExecutor(1, thread_name_prefix="durafetch-mirror") as executor:
-        writer = _Writer(mirror, executor)
-        tasks = [
-            asyncio.ensure_future(_SourceSync(writer, source, class_name, full, on_progress).run())
-            for source in sources
-        ]
+        writer = Writer(mirror, executor)
+        tasks = [asyncio.ensure_future(_run(writer, source, class_name, full, on_progress)) for source in sources]
         try:
             results = await asyncio.gather(*tasks)
         except BaseException:
@@ -75,7 +71,23 @@ async def sync_async(
     return SyncResult(list(results), time.monotonic() - started)
 
 
-class _Writer:
+async def _run(
+    writer: Writer,
+    source: Source,
+    class_name: str | None,
+    full: bool,
+    on_progress: Callable[[Progress], None] | None,
+) -> SourceResult:
+    if isinstance(source, WorkerSource):
+        return await SourceSync(writer, source, class_name, full, on_progress).run()
+    local = await writer.locked(LocalSync, writer.mirror, source)
+    result = await writer.locked(local.run, class_name=class_name, full=full, on_progress=on_progress)
+    if not source.folder.is_dir() and not result.gone:
+        result.error = errors.NoStateError(f"There are no local objects: {source.folder} does not exist.")
+    return result
+
+
+class Writer:
     """The mirror, behind one thread; a large object holds the lock from its beginning to its end."""
 
     def __init__(self, mirror: Mirror, executor: ThreadPoolExecutor) -> None:
@@ -97,43 +109,38 @@ class _Writer:
             raise
 
 
-def _decoded(lines: Sequence[bytes | Frame]) -> Iterator[Frame]:
-    return (decode_frame(line) if isinstance(line, bytes) else line for line in lines)
+class SourceSync:
+    """Syncs one Worker; `result` says what was done."""
 
-
-@dataclass
-class _Ready:
-    """Objects that arrived whole and wait to be applied."""
-
-    items: list[tuple[PendingObject, list[bytes | Frame]]] = field(default_factory=list)
-    size: int = 0
-
-
-class _SourceSync:
     def __init__(
         self,
-        writer: _Writer,
+        writer: Writer,
         source: WorkerSource,
-        class_name: str | None,
-        full: bool,
-        on_progress: Callable[[Progress], None] | None,
+        class_name: str | None = None,
+        full: bool = False,
+        on_progress: Callable[[Progress], None] | None = None,
+        *,
+        attempts: int = ATTEMPTS,
     ) -> None:
+        """`attempts`: how often a request is tried before its failure counts."""
         self.writer = writer
         self.source = source
         self.class_name = class_name
         self.full = full
         self.on_progress = on_progress
+        self.attempts = attempts
         self.result = SourceResult(source.label)
         self.pending = 0
         self.seed = ""
+        self.baseline = False
 
     async def run(self) -> SourceResult:
         started = time.monotonic()
         try:
             async with self.source:
-                worker = await self._listing()
+                worker = await self.listing()
                 self.result.worker = worker
-                await self._pull_all(worker)
+                await self.pull_all(worker)
                 self.result.known = await self.writer.locked(self.writer.mirror.count, worker)
         except errors.MirrorError as error:
             if not isinstance(error, errors.WorkerNameTakenError):
@@ -147,23 +154,28 @@ class _SourceSync:
         return self.result
 
     async def _retrying(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, self.attempts + 1):
             try:
                 return await call()
             except errors.RedirectedError:
                 raise
             except errors.UnreachableError:
-                if attempt == ATTEMPTS:
+                if attempt == self.attempts:
                     raise
                 await _back_off(attempt)
         raise AssertionError("unreachable")
 
-    async def _listing(self) -> str:
+    async def prepare(self) -> None:
+        """Has to come before `pull_batch`, where there is no `listing`."""
+        self.seed = await self.writer.locked(lambda: self.writer.mirror.seed)
+
+    async def listing(self) -> str:
         """Takes in what changed since the last sync; returns the Worker's name in the mirror."""
         mirror, writer, source = self.writer.mirror, self.writer, self.source
-        self.seed = await writer.locked(lambda: mirror.seed)
+        await self.prepare()
         known: KnownWorker | None = await writer.locked(mirror.worker_at, source.url)
         cursor = known.cursor if known else ""
+        filtered = False
         while True:
             page = await self._retrying(partial(source.changes, cursor))
             if page.worker.id is None:
@@ -174,14 +186,16 @@ class _SourceSync:
                 if known is None:
                     name = source.name or page.worker.name or source.default_name
                     known = await writer.locked(mirror.add_worker, page.worker.id, name, source.url)
+                    self.baseline = True
                 if known.cursor != cursor:
                     cursor = known.cursor
                     continue
-            if page.more and page.cursor == cursor:
-                raise errors.ProtocolError(f"{source.url} lists changes without getting on.")
-            await writer.locked(
-                mirror.list_objects, known.name, page.listed(), page.cursor, source.url, reset=page.reset
-            )
+            if not filtered:
+                filtered = True
+                if await writer.locked(mirror.apply_filters, known.name, source.filters):
+                    await self.relist(known.name)
+            listed = await self.wanted(known.name, page.listed())
+            await writer.locked(mirror.list_objects, known.name, listed, page.cursor, source.url, reset=page.reset)
             cursor = page.cursor
             if not page.more:
                 break
@@ -189,7 +203,28 @@ class _SourceSync:
             await writer.locked(mirror.mark_all, known.name, self.class_name)
         return known.name
 
-    async def _pull_all(self, worker: str) -> None:
+    async def wanted(self, worker: str, listed: list[ListedObject]) -> list[ListedObject]:
+        """Those that the filters let through. Others may have been let through before their names were known: they go."""
+        if not self.source.filters:
+            return listed
+        matches = self.source.filters.object_matches
+        others = [(item.class_name, item.id) for item in listed if not matches(item.class_name, item.id, item.name)]
+        if others:
+            await self.writer.locked(self.writer.mirror.forget, worker, others)
+        return [item for item in listed if matches(item.class_name, item.id, item.name)]
+
+    async def relist(self, worker: str) -> None:
+        """Reads the whole listing; takes in what the mirror does not know, and leaves what it knows as it is."""
+        cursor = ""
+        while True:
+            page = await self._retrying(partial(self.source.changes, cursor))
+            listed = await self.wanted(worker, page.listed())
+            await self.writer.locked(self.writer.mirror.add_unknown, worker, listed)
+            cursor = page.cursor
+            if not page.more:
+                return
+
+    async def pull_all(self, worker: str) -> None:
         """Pulls all pending objects, a few batches at a time."""
         running: set[asyncio.Task[None]] = set()
         after = 0
@@ -203,8 +238,8 @@ class _SourceSync:
                 batch = _bounded(batch)
                 after = batch[-1].do_id
                 self.pending += len(batch)
-                self._report()
-                running.add(asyncio.create_task(self._pull_batch(worker, batch)))
+                self.report()
+                running.add(asyncio.create_task(self.pull_batch(worker, batch)))
                 if len(running) >= CONNECTIONS:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
@@ -216,11 +251,11 @@ class _SourceSync:
             await asyncio.gather(*running, return_exceptions=True)
             raise
 
-    async def _pull_batch(self, worker: str, batch: list[PendingObject]) -> None:
+    async def pull_batch(self, worker: str, batch: list[PendingObject]) -> None:
         """Pulls one batch; what a broken connection or a passing failure leaves is asked for again."""
         left = {(item.class_name, item.id): item for item in batch}
         failures: dict[tuple[str, str], Failure] = {}
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, self.attempts + 1):
             failures.clear()
             error: errors.DurafetchError | None = None
             try:
@@ -231,7 +266,7 @@ class _SourceSync:
                 return
             if error is None and not any(failure.retry for failure in failures.values()):
                 break
-            if attempt == ATTEMPTS:
+            if attempt == self.attempts:
                 if error is not None:
                     raise error
                 break
@@ -253,7 +288,7 @@ class _SourceSync:
             await self.writer.locked(
                 self.writer.mirror.mark_failed, worker, [(f.class_name, f.id, f.message) for f in failures]
             )
-        self._report()
+        self.report()
 
     async def _pull_once(
         self,
@@ -266,7 +301,7 @@ class _SourceSync:
         if self.full:
             asked = [replace(item, version=None, chunks=None) for item in asked]
         async with self.source.pull(asked, self.seed) as groups:
-            reply = _Reply(self, worker, left, failures)
+            reply = Reply(self, worker, left, failures)
             try:
                 async for lines in groups:
                     for line in lines:
@@ -278,171 +313,17 @@ class _SourceSync:
                 await reply.abandon()
 
     def applied(self, outcome: Applied) -> None:
+        """Counts an object that was applied."""
         self.result.visited += 1
         self.result.changed += outcome.changed
         self.result.upserted += outcome.upserted
         self.result.deleted += outcome.deleted
 
-    def _report(self) -> None:
+    def report(self) -> None:
+        """Says how far it has come."""
         if self.on_progress is not None:
             r = self.result
             self.on_progress(Progress(r.source, self.pending, r.visited, r.changed, r.failed))
-
-
-class _Reply:
-    """The lines of one reply, put together to objects."""
-
-    def __init__(
-        self,
-        owner: _SourceSync,
-        worker: str,
-        left: dict[tuple[str, str], PendingObject],
-        failures: dict[tuple[str, str], Failure],
-    ) -> None:
-        self.owner = owner
-        self.worker = worker
-        self.left = left
-        self.failures = failures
-        self.ready = _Ready()
-        self.current: PendingObject | None = None
-        self.lines: list[bytes | Frame] = []
-        self.size = 0
-        self.large: ObjectWriter | None = None
-        self.done = False
-
-    async def line(self, line: bytes) -> None:
-        if self.done:
-            raise errors.ProtocolError("The Worker went on after the end of its reply.")
-        if line.startswith(b'{"frame":"range"'):
-            # The bulk of a reply: decoded by the mirror's thread.
-            if self.current is None:
-                raise errors.ProtocolError("The Worker sent a range that belongs to no object.")
-            await self._keep(line, len(line))
-            return
-        try:
-            frame = decode_frame(line)
-        except errors.ProtocolError:
-            # A line cut short by an object that failed while it was streamed; its error follows.
-            if self.current is None:
-                raise
-            self.lines.append(line)
-            return
-        if isinstance(frame, ObjectFrame):
-            if self.current is not None:
-                raise errors.ProtocolError("The Worker began an object before the end of another.")
-            self.current = self.left.get((frame.class_name, frame.id))
-            if self.current is None:
-                raise errors.ProtocolError(f"The Worker sent the object {frame.id}, which was not asked for.")
-            await self._keep(frame, len(line))
-        elif isinstance(frame, ErrorFrame):
-            await self._error(frame)
-        elif isinstance(frame, DoneFrame):
-            self.done = True
-        elif self.current is None:
-            raise errors.ProtocolError("The Worker sent a frame that belongs to no object.")
-        else:
-            await self._keep(frame, len(line))
-            if isinstance(frame, EndFrame):
-                await self._object_done()
-
-    async def _keep(self, line: bytes | Frame, size: int) -> None:
-        self.lines.append(line)
-        self.size += size
-        if self.size < LARGE_BYTES or self.current is None:
-            return
-        writer, mirror = self.owner.writer, self.owner.writer.mirror
-        if self.large is None:
-            await self.flush(force=True)
-            await writer.lock.acquire()
-            try:
-                self.large = await writer.run(mirror.begin, self.worker, self.current, full=self.owner.full)
-            except BaseException:
-                writer.lock.release()
-                raise
-        await self._feed()
-
-    async def _feed(self) -> None:
-        assert self.large is not None
-        mirror, large, lines = self.owner.writer.mirror, self.large, self.lines
-        self.lines, self.size = [], LARGE_BYTES - APPLY_BYTES
-        await self.owner.writer.run(lambda: mirror.feed(large, _decoded(lines)))
-
-    async def _object_done(self) -> None:
-        assert self.current is not None
-        item, self.current = self.current, None
-        lines, self.lines = self.lines, []
-        size, self.size = self.size, 0
-        if self.large is None:
-            self.ready.items.append((item, lines))
-            self.ready.size += size
-            return
-        self.lines = lines
-        try:
-            await self._feed()
-            large = self.large
-            outcome: Applied | errors.DurafetchError | StaleError = await self.owner.writer.run(
-                self.owner.writer.mirror.commit, large
-            )
-            self._release()
-        except (errors.ProtocolError, StaleError) as error:
-            outcome = error
-            await self.abandon()
-        self.lines, self.size = [], 0
-        self._outcome(item, outcome)
-
-    async def _error(self, frame: ErrorFrame) -> None:
-        key = (frame.class_name, frame.id)
-        item = self.left.get(key)
-        if item is None or (self.current is not None and self.current is not item):
-            raise errors.ProtocolError("The Worker sent an error for an object that was not asked for.")
-        await self.abandon()
-        self.current, self.lines, self.size = None, [], 0
-        message = f"{frame.code}: {frame.message}"
-        self.failures[key] = Failure(self.owner.source.label, *key, frame.code, message, frame.retry)
-
-    async def flush(self, *, force: bool) -> None:
-        """Applies the objects that are complete, once there are enough of them."""
-        if not self.ready.items or not (force or self.ready.size >= APPLY_BYTES):
-            return
-        items, self.ready = self.ready.items, _Ready()
-        mirror, full = self.owner.writer.mirror, self.owner.full
-
-        def work() -> list[Applied | errors.DurafetchError | StaleError]:
-            received = [ReceivedObject(item, _decoded(lines)) for item, lines in items]
-            return mirror.apply(self.worker, received, full=full)
-
-        outcomes = await self.owner.writer.locked(work)
-        for (item, _), outcome in zip(items, outcomes, strict=True):
-            self._outcome(item, outcome)
-        self.owner._report()
-
-    def _outcome(self, item: PendingObject, outcome: Applied | errors.DurafetchError | StaleError) -> None:
-        key = (item.class_name, item.id)
-        if isinstance(outcome, Applied):
-            self.owner.applied(outcome)
-            self.left.pop(key, None)
-        elif isinstance(outcome, StaleError):
-            message = "stale: another sync of this mirror was faster"
-            self.failures[key] = Failure(self.owner.source.label, *key, "stale", message, retry=True)
-        else:
-            self.failures[key] = Failure(self.owner.source.label, *key, outcome.code, outcome.message)
-
-    def check_done(self) -> None:
-        """Raises UnreachableError where the reply ended before its end."""
-        if not self.done:
-            raise errors.UnreachableError(f"The reply of {self.owner.source.url} ended too early.")
-
-    def _release(self) -> None:
-        self.large = None
-        self.owner.writer.lock.release()
-
-    async def abandon(self) -> None:
-        """Drops a large object that did not come to its end."""
-        if self.large is not None:
-            try:
-                await self.owner.writer.run(self.owner.writer.mirror.rollback)
-            finally:
-                self._release()
 
 
 def _bounded(batch: list[PendingObject]) -> list[PendingObject]:

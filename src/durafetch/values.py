@@ -196,6 +196,8 @@ class _Projector:
         elif tag == "Entries":
             pairs = [self.nodes[pair] for pair in self.nodes[rest[0]]]
             yield from self._object([(self.nodes[key], value) for key, value in pairs], put)
+        elif tag == "V8":
+            put(f"[{_clean(self.nodes[self.nodes[rest[0]][0]])}]")
         elif tag == "Unsupported":
             put(f"[{self.nodes[rest[0]]}]")
         else:

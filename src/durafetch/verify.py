@@ -9,8 +9,7 @@ from pathlib import Path
 
 from durafetch.mirror import Mirror, ObjectDump, ObjectInfo
 from durafetch.results import SyncResult
-from durafetch.sources import WorkerSource
-from durafetch.sync import sync_sources
+from durafetch.sync import Source, sync_sources
 
 
 @dataclass(frozen=True)
@@ -25,25 +24,28 @@ class Difference:
     how: str
 
 
-def verify(mirror: Mirror, source: WorkerSource) -> tuple[SyncResult, int, list[Difference]]:
-    """Fetches every object of a Worker anew and compares it with the mirror's.
+def verify(mirror: Mirror, source: Source) -> tuple[SyncResult, int, list[Difference]]:
+    """Fetches every object of a source anew and compares it with the mirror's.
 
     Returns the result of fetching, the number of objects compared, and the differences. Raises MirrorError.
     """
     with tempfile.TemporaryDirectory(prefix="durafetch-verify-") as folder:  # noqa: SIM117 - closed before its folder goes
         with Mirror(Path(folder) / "fresh.sqlite") as fresh:
             result = sync_sources(fresh, [source])
-            worker = result.sources[0].worker
-            if worker is None or result.sources[0].error is not None:
+            if result.sources[0].error is not None:
                 return result, 0, []
-            theirs = {(o.class_name, o.id): o for o in fresh.objects() if o.status == "ok"}
-            failed = {(o.class_name, o.id) for o in fresh.objects() if o.status != "ok"}
-            known = mirror.worker_at(source.url)
-            ours = {(o.class_name, o.id): o for o in mirror.objects() if known and o.worker_name == known.name}
+            ids = {worker.name: worker.worker_id for worker in fresh.workers()}
+            known = {worker.name: worker.worker_id for worker in mirror.workers()}
+            objects = [((ids[o.worker_name], o.class_name, o.id), o) for o in fresh.objects()]
+            theirs = {key: o for key, o in objects if o.status == "ok"}
+            failed = {key for key, o in objects if o.status != "ok"}
+            held = [((known[o.worker_name], o.class_name, o.id), o) for o in mirror.objects()]
+            ours = {key: o for key, o in held if key[0] in ids.values()}
+            compared = sorted((theirs.keys() | ours.keys()) - failed)
             found: list[Difference] = []
-            for key in sorted((theirs.keys() | ours.keys()) - failed):
+            for key in compared:
                 found += _compare(mirror, ours.get(key), fresh, theirs.get(key))
-            return result, len((theirs.keys() | ours.keys()) - failed), found
+            return result, len(compared), found
 
 
 def _compare(mirror: Mirror, mine: ObjectInfo | None, fresh: Mirror, theirs: ObjectInfo | None) -> Iterator[Difference]:

@@ -12,6 +12,7 @@ import pytest
 
 from durafetch import frames
 from durafetch.errors import ProtocolError
+from durafetch.filters import Rule
 from durafetch.values import ValueFormatError, projection
 from scripts.workerd import ROOT
 from tests.support import TOKEN, Zoo
@@ -56,6 +57,12 @@ def test_cells(cell: list[Any], value: Any) -> None:
 def test_what_is_not_a_cell(cell: list[Any]) -> None:
     with pytest.raises(ProtocolError):
         frames.untag(cell)
+
+
+@pytest.mark.parametrize("case", vectors("patterns")["patterns"], ids=lambda case: f"{case['pattern']} {case['text']}")
+def test_patterns(case: dict[str, Any]) -> None:
+    assert Rule(include=(case["pattern"],)).matches(case["text"]) == case["matches"]
+    assert Rule(exclude=(case["pattern"],)).matches(case["text"]) != case["matches"]
 
 
 def test_keys() -> None:

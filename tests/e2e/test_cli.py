@@ -47,7 +47,7 @@ def test_sync_summary_as_json(small: Zoo, tmp_path: Path) -> None:
     done = cli("sync", small.url, "--json", cwd=tmp_path)
     summary = json.loads(done.stdout)
     assert list(summary) == ["objects", "rows", "requests", "bytes", "seconds", "sources"]
-    assert summary["objects"] == {"known": 2, "visited": 2, "changed": 2, "failed": 0}
+    assert summary["objects"] == {"known": 2, "visited": 2, "changed": 2, "failed": 0, "gone": 0}
     assert summary["rows"] == {"upserted": 5, "deleted": 0}
     assert summary["requests"] == 2
     assert [source["source"] for source in summary["sources"]] == [small.url]
@@ -61,11 +61,11 @@ def test_sync_options(small: Zoo, tmp_path: Path) -> None:
     assert plan["sources"][0]["would_visit"] == 2
     assert list(tmp_path.iterdir()) == []
     one = json.loads(cli("sync", small.url, "--class", "Old", "--json", cwd=tmp_path).stdout)
-    assert one["objects"] == {"known": 2, "visited": 1, "changed": 1, "failed": 0}
+    assert one["objects"] == {"known": 2, "visited": 1, "changed": 1, "failed": 0, "gone": 0}
     rest = json.loads(cli("sync", small.url, "--json", cwd=tmp_path).stdout)
     assert rest["objects"]["visited"] == 1
     full = json.loads(cli("sync", small.url, "--full", "--json", cwd=tmp_path).stdout)
-    assert full["objects"] == {"known": 2, "visited": 2, "changed": 0, "failed": 0}
+    assert full["objects"] == {"known": 2, "visited": 2, "changed": 0, "failed": 0, "gone": 0}
     assert full["rows"] == {"upserted": 0, "deleted": 0}
 
 

@@ -198,10 +198,13 @@ def test_a_directory_that_began_anew(tmp_path: Path, bundles: Path, mirror: Mirr
         for leftover in (tmp_path / "state" / "zoo-DurafetchDirectory").glob("*"):
             leftover.unlink()
         runtime.start()
-        zoo.run("Zoo", "o1", ["put", "a", "changed"])
+        zoo.ready().run("Zoo", "o1", ["put", "a", "changed"], ["sync"])
+        # Its number in the new directory is one that the old one had given, too.
+        zoo.run("Zoo", "p", ["put", "a", "new"], ["sync"])
         result = synced(mirror, zoo.source())
-        assert result.total("visited") == 3
-        assert list(mirror.query("SELECT val FROM kv ORDER BY name")) == [("0",), ('"changed"',), ("2",)]
+        assert result.total("visited") == 4
+        values = [("0",), ('"changed"',), ("2",), ('"new"',)]
+        assert list(mirror.query("SELECT val FROM kv ORDER BY name")) == values
 
 
 def test_shards(tmp_path: Path, bundles: Path, mirror: Mirror) -> None:
@@ -234,3 +237,18 @@ def test_before_ctx_exports_by_bindings(tmp_path: Path, bundles: Path, mirror: M
             assert response.read() == b"private fields work"
         synced(mirror, WorkerSource(runtime.url, token=TOKEN))
     assert list(mirror.query("SELECT class_name, name, key FROM kv")) == [("Note", "one", "text")]
+
+
+def test_the_directory_keeps_a_name_that_it_learnt(tmp_path: Path, bundles: Path) -> None:
+    """An object that starts by its id, later, has no name of itself; a mirror made then knows it all the same."""
+    with Runtime(zoo_worker(bundles), tmp_path / "state") as runtime:
+        zoo = Zoo(runtime).ready()
+        id, _ = zoo.call("Zoo", "known by name", ["put", "k", 1], ["sync"])
+        with Mirror(tmp_path / "before.sqlite") as mirror:
+            synced(mirror, zoo.source())
+        runtime.stop(kill=True)
+        runtime.start()
+        zoo.run("Zoo", None, ["put", "k", 2], ["sync"], id=id)
+        with Mirror(tmp_path / "after.sqlite") as mirror:
+            synced(mirror, zoo.source())
+            assert [(info.id, info.name) for info in mirror.objects()] == [(id, "known by name")]

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from durafetch import Mirror, WorkerSource
-from scripts.workerd import EXAMPLE_TOKEN, ROOT, Runtime, environment, example, free_port
-from tests.support import synced
+from durafetch import LocalSource, Mirror, WorkerSource, sync_sources
+from scripts.workerd import EXAMPLE_TOKEN, ROOT, Runtime, environment, example
+from tests.support import WranglerDev, synced
 
 UV = ROOT / ".venv" / "bin" / "uv"
 
@@ -75,17 +73,6 @@ def test_the_tarball_holds_what_is_needed(tarball: Path, tmp_path: Path) -> None
     assert json.loads((package / "package.json").read_text())["dependencies"].keys() == {"devalue"}
 
 
-def wait_for(url: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise AssertionError("wrangler dev did not start")
-
-
 @pytest.mark.timeout(170)
 def test_the_example_under_wrangler_dev(tarball: Path, tmp_path: Path) -> None:
     """The example, unchanged, with the tarball as its dependency: wrangler finds the directory by its migration alone."""
@@ -97,35 +84,24 @@ def test_the_example_under_wrangler_dev(tarball: Path, tmp_path: Path) -> None:
     (modules / "package").rename(modules / "durafetch-server")
     (modules / "devalue").symlink_to(ROOT / "server" / "node_modules" / "devalue")
     (project / ".dev.vars").write_text(f'DURAFETCH_TOKEN="{EXAMPLE_TOKEN}"\n')
-    port = free_port()
-    env = {**environment(), "WRANGLER_SEND_METRICS": "false", "CI": "true", "NO_COLOR": "1", "HOME": str(tmp_path),
-           "XDG_CONFIG_HOME": str(tmp_path), "DO_NOT_TRACK": "1", "WRANGLER_HIDE_BANNER": "true"}  # fmt: skip
-    log = (tmp_path / "wrangler.log").open("w+")
-    process = subprocess.Popen(
-        [ROOT / "server" / "node_modules" / ".bin" / "wrangler", "dev", "--local", "--ip", "127.0.0.1", "--port", str(port),
-         "--inspector-port", str(free_port())],
-        cwd=project, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(url, process)
-        urllib.request.urlopen(
-            urllib.request.Request(f"{url}/traffic?rooms=3&carts=3&counters=3", method="POST")
-        ).read()
-        with Mirror(tmp_path / "m.sqlite") as mirror:
-            result = synced(mirror, WorkerSource(url, token=EXAMPLE_TOKEN))
-            assert result.total("changed") == 9
-            assert list(mirror.query("SELECT name, count(*) FROM Room__messages GROUP BY 1")) == [
-                ("room-0", 3), ("room-1", 3), ("room-2", 3),
-            ]  # fmt: skip
-            # wrangler dev keeps a table of its own in each object's file.
-            assert [t.name for t in mirror.tables()] == ["durable_objects", "kv", "Room__members", "Room__messages"]
-            urllib.request.urlopen(urllib.request.Request(f"{url}/counters/counter-1", method="POST")).read()
-            assert synced(mirror, WorkerSource(url, token=EXAMPLE_TOKEN)).total("changed") == 1
-    except BaseException:
-        log.seek(0)
-        print(log.read())
-        raise
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
+    with WranglerDev(project) as wrangler, Mirror(tmp_path / "m.sqlite") as mirror:
+        wrangler.post("/traffic?rooms=3&carts=3&counters=3")
+        source = WorkerSource(wrangler.url, token=EXAMPLE_TOKEN)
+        assert synced(mirror, source).total("changed") == 9
+        assert list(mirror.query("SELECT name, count(*) FROM Room__messages GROUP BY 1")) == [
+            ("room-0", 3), ("room-1", 3), ("room-2", 3),
+        ]  # fmt: skip
+        # wrangler dev keeps a table of its own in each object's file.
+        assert [t.name for t in mirror.tables()] == ["durable_objects", "kv", "Room__members", "Room__messages"]
+        wrangler.post("/counters/counter-1")
+        assert synced(mirror, source).total("changed") == 1
+        with Mirror(tmp_path / "local.sqlite") as local:
+            # On the KV backend wrangler keeps no name beside the object.
+            names = [f"counter-{n}" for n in range(3)]
+            assert sync_sources(local, [LocalSource(project, names=names)]).error() is None
+            facts = "SELECT worker_name, class_name, id, name, storage, alarm_at, status, entries, rows FROM durable_objects"
+            assert sorted(local.query(facts)) == sorted(mirror.query(facts))
+            for info in mirror.objects():
+                mine = local.dump(local.find(info.class_name, info.id))
+                theirs = mirror.dump(info)
+                assert (mine.entries, mine.tables, mine.schema) == (theirs.entries, theirs.tables, theirs.schema)

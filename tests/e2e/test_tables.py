@@ -162,3 +162,15 @@ def test_incremental_equals_full(zoo: Zoo, mirror: Mirror, tmp_path: Any, change
         theirs.info.alarm_at,
     )
     assert ours.schema == theirs.schema
+
+
+def test_a_change_of_type_alone_is_a_change(zoo: Zoo, mirror: Mirror) -> None:
+    """SQLite tells 1 from 1.0, 0.0 from -0.0 and text from a blob, where == does not."""
+    zoo.run("Zoo", "types", ["sql", "CREATE TABLE types(id INTEGER PRIMARY KEY, v)"],
+            ["sql", "INSERT INTO types(v) VALUES (1), (0.0), ('x'), (2.0)"])  # fmt: skip
+    synced(mirror, zoo.source())
+    for id, value in ((1, "1.0"), (2, "-0.0"), (3, "x'78'"), (4, "2")):
+        zoo.run("Zoo", "types", ["sql", f"UPDATE types SET v = {value} WHERE id = {id}"])
+        assert synced(mirror, zoo.source()).total("upserted") == 1, value
+    rows = mirror.dump(mirror.find("Zoo", "types")).tables["types"].rows
+    assert repr(rows) == "[(1, 1.0), (2, -0.0), (3, b'x'), (4, 2)]"

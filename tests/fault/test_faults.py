@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 import durafetch.sync
 from durafetch import Mirror, WorkerSource, errors, sync_sources
+from durafetch.mirror.database import open_database, writing
 from scripts.workerd import Runtime
 from tests.fault.proxy import FaultServer, forward, reply
 from tests.support import DURAFETCH, TOKEN, Zoo, cli, synced, zoo_worker
@@ -343,3 +345,17 @@ def test_a_full_disk(zoo: Zoo, tmp_path: Path) -> None:
         assert list(mirror.query("PRAGMA integrity_check")) == [("ok",)]
         synced(mirror, zoo.source())
         assert mirror.find("Zoo", "big").entries == 2000
+
+
+def test_a_writer_waits_for_another_from_the_beginning(tmp_path: Path) -> None:
+    """A transaction that began by reading could not write once another one has: it takes the lock at once."""
+    one, two = (open_database(tmp_path / "m.sqlite", create=True) for _ in range(2))
+    two.set_busy_timeout(50)
+    with writing(one):
+        assert one.execute("SELECT count(*) FROM _durafetch_settings").get == 1
+        with pytest.raises(apsw.BusyError), writing(two):
+            two.execute("INSERT INTO _durafetch_settings VALUES ('two', '')")
+        one.execute("INSERT INTO _durafetch_settings VALUES ('one', '')")
+    assert two.execute("SELECT group_concat(name) FROM _durafetch_settings ORDER BY 1").get == "one,seed"
+    one.close()
+    two.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from durafetch import Mirror, SyncResult
+from durafetch.mirror.changes import row_json
+from durafetch.mirror.database import iso_now
+from durafetch.sources.local import LocalSource
+from durafetch.sync_local import LocalSync
 from scripts.workerd import Runtime
 from tests.support import Oracle, Zoo, synced, zoo_worker
 
@@ -62,11 +68,19 @@ class Convergence(RuleBasedStateMachine):
         self.prefix = f"run{Convergence.number}-"
         self.zoo = Zoo(self.runtime)
         self.mirror = Mirror(self.folder / f"{self.prefix}.sqlite")
+        self.local = Mirror(self.folder / f"{self.prefix}local.sqlite")
+        self.local.history = "1000000"
+        self.local_sync = LocalSync(self.local, LocalSource(self.runtime.state))
+        self.local_sync.run()
+        self.moments: list[tuple[str, dict[tuple[str, Any, str], str]]] = []
         self.ids: dict[tuple[str, str], str] = {}
 
     def teardown(self) -> None:
         self.check()
+        for moment, contents in self.moments:
+            assert self.as_of(moment) == contents
         self.mirror.close()
+        self.local.close()
 
     def do(self, cls: str, name: str, *steps: list[Any]) -> None:
         id, _ = self.zoo.call(cls, self.prefix + name, *steps, *([["sync"]] if cls == "Old" else []))
@@ -144,7 +158,59 @@ class Convergence(RuleBasedStateMachine):
                 oracle = Oracle(self.zoo.file(cls, id))
                 assert [key for key, _, _ in ours.entries] == list(oracle.entries)
                 oracle.close()
+        self.check_local()
         assert list(self.mirror.query("PRAGMA integrity_check")) == [("ok",)]
+
+    def check_local(self) -> None:
+        """What is read from the objects' files is what the Worker says; and what was, stays known."""
+        result = self.local_sync.run()
+        assert (result.error, result.failures) == (None, [])
+        assert self.local_sync.run().visited == 0
+        for (cls, name), id in self.ids.items():
+            ours, theirs = self.local.dump(self.local.find(cls, id)), self.mirror.dump(self.mirror.find(cls, id))
+            assert ours.entries == theirs.entries
+            assert repr(ours.tables) == repr(theirs.tables), name
+            assert (ours.schema, ours.info.alarm_at) == (theirs.schema, theirs.info.alarm_at)
+            assert (ours.info.entries, ours.info.rows) == (theirs.info.entries, theirs.info.rows)
+        # Moments are told apart by milliseconds.
+        time.sleep(0.002)
+        moment = iso_now()
+        time.sleep(0.002)
+        self.moments.append((moment, self.as_of(moment)))
+        assert self.moments[-1][1] == self.contents()
+
+    def as_of(self, moment: str) -> dict[tuple[str, Any, str], str]:
+        """What the objects of this run had at a moment, by the view `history`."""
+        found: dict[tuple[str, Any, str], str] = {}
+        sql = (
+            "SELECT id, table_name, typeof(key) || key, value FROM history WHERE kind IN ('kv', 'table') "
+            "AND valid_from <= :at AND :at < valid_to"
+        )
+        for id, table, key, value in self.local.query(sql, {"at": moment}):
+            if id in self.ids.values():
+                assert (id, table, key) not in found
+                found[str(id), table, str(key)] = bare(str(value))
+        return found
+
+    def contents(self) -> dict[tuple[str, Any, str], str]:
+        """The same, now, by the objects' dumps."""
+        found: dict[tuple[str, Any, str], str] = {}
+        for (cls, _), id in self.ids.items():
+            dump = self.local.dump(self.local.find(cls, id))
+            for key, val, _ in dump.entries:
+                found[id, None, f"text{key}"] = bare(val)
+            for definition in dump.definitions:
+                table = dump.tables[definition.name]
+                places = [table.columns.index(c) for c, _ in definition.key] or [0]
+                for row in table.rows:
+                    cells = [row[place] for place in places]
+                    [(own,)] = (
+                        self.local.query("SELECT typeof(?1) || ?1", cells)
+                        if len(cells) == 1
+                        else self.local.query(f"SELECT 'text' || json_array({', '.join('?' * len(cells))})", cells)
+                    )
+                    found[id, definition.name, str(own)] = bare(row_json(table.columns, row) or "")
+        return found
 
     def sync_until_quiet(self) -> SyncResult:
         while (result := synced(self.mirror, self.zoo.source())).total("visited"):
@@ -154,6 +220,12 @@ class Convergence(RuleBasedStateMachine):
     @invariant()
     def nothing_failed(self) -> None:
         assert not list(self.mirror.objects(failed=True))
+
+
+def bare(text: str) -> str:
+    """JSON text without the columns that are NULL: a mirror's table has those of other objects, too."""
+    value = json.loads(text)
+    return repr({k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value)
 
 
 @pytest.fixture(scope="module")

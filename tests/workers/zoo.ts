@@ -1,13 +1,14 @@
 // A Worker that does to its objects' storage what a test tells it, step by step. `zoo.ts` is wrapped, `zoo_plain.ts`
 // is the same app without Durafetch.
 import { DurableObject, WorkerEntrypoint } from "cloudflare:workers";
+import { MORE_VALUES, OPAQUE } from "./more_values.js";
 import { UNREADABLE, VALUES } from "./values.js";
 
 export type Step = [action: string, ...args: any[]];
 
 function value(spec: any): any {
   if (spec === "$unreadable") return UNREADABLE();
-  return typeof spec === "string" && spec.startsWith("$") ? (VALUES as any)[spec.slice(1)]() : spec;
+  return typeof spec === "string" && spec.startsWith("$") ? ({ ...VALUES, ...MORE_VALUES, ...OPAQUE } as any)[spec.slice(1)]() : spec;
 }
 
 function cell(spec: any): any {
@@ -69,6 +70,24 @@ async function step(ctx: DurableObjectState, storage: any, [action, ...args]: St
       });
     case "wait":
       return scheduler.wait(args[0]);
+    case "burst": { // args: objects, writes: other objects, each written to several times
+      const { Zoo } = (ctx as any).exports;
+      await Promise.all(
+        Array.from({ length: args[0] }, (_, n) =>
+          Zoo.getByName(`burst${n}`).run(Array.from({ length: args[1] }, (_, w) => ["put", "k", w + 5])),
+        ),
+      );
+      return null;
+    }
+    case "turn": { // args: objects, how many of them write once, the number of the first write
+      const { Zoo } = (ctx as any).exports;
+      await Promise.all(
+        Array.from({ length: args[1] }, (_, n) =>
+          Zoo.getByName(`burst${(args[2] + n) % args[0]}`).run([["put", `k${(args[2] + n) % 7}`, args[2] + n]]),
+        ),
+      );
+      return null;
+    }
     case "rows": { // args: table, count: many rows by one statement
       ctx.storage.sql.exec(
         `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)

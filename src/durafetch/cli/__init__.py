@@ -13,7 +13,7 @@ import click
 from durafetch.errors import DurafetchError
 
 COMMANDS = {
-    "init": "init", "sync": "syncing", "query": "reading", "ls": "reading", "show": "reading", "schema": "reading",
+    "dev": "dev", "init": "init", "sync": "syncing", "log": "log", "watch": "watch", "discover": "discover", "query": "reading", "ls": "reading", "show": "reading", "schema": "reading",
     "verify": "syncing", "doctor": "doctor",
 }  # fmt: skip
 """Each command and the module of this package that has it; imported when the command is used."""

@@ -19,8 +19,7 @@ from durafetch.config import SourceConfig, choose_db, choose_sources, find_token
 from durafetch.errors import DurafetchError, MirrorMissingError, NoDirectoryError, UnreachableError
 from durafetch.limits import PROTOCOL_VERSION
 from durafetch.mirror import Mirror
-from durafetch.sources import WorkerSource
-from durafetch.sources.worker import WorkerInfo, normalized_url
+from durafetch.sources.worker import WorkerInfo, WorkerSource, normalized_url
 
 LOW_DISK_BYTES = 100_000_000
 CONNECT_TIMEOUT_S = 10.0
@@ -59,7 +58,7 @@ def doctor(source: tuple[str, ...], db: Path | None, token_file: Path | None, as
     where = str(config.path) if config.path else "none here or in a parent folder"
     findings.append(Finding("config", None if config.path is None else True, where))
     for chosen in choose_sources(config, source, token_file):
-        findings += _check_source(chosen)
+        findings += _check_source(chosen) if chosen.folder is None else _check_folder(chosen)
     findings += _check_mirror(choose_db(config, db))
     if as_json:
         output.write_json(
@@ -120,6 +119,26 @@ def _check_source(source: SourceConfig) -> Iterator[Finding]:
         return
     yield Finding("worker", True, f"{info.worker.name or '(no name)'} accepts the token, protocol {PROTOCOL_VERSION}")
     yield from _check_classes(info)
+
+
+def _check_folder(source: SourceConfig) -> Iterator[Finding]:
+    from durafetch.sources.local import LocalSource
+
+    try:
+        local = LocalSource(source.folder or Path(), persist_to=source.persist_to)
+    except DurafetchError as error:
+        yield _failed("folder", error)
+        return
+    if not local.folder.is_dir():
+        yield Finding("folder", None, f"{local.folder} does not exist yet; `npx wrangler dev` makes it")
+        return
+    listing = local.look()
+    count = sum(len(objects) for objects in listing.workers.values())
+    yield Finding("folder", True, f"{local.folder} has {count} objects of {', '.join(listing.workers) or 'no Worker'}")
+    for note in listing.skipped:
+        yield Finding("file", None, f"skipped: {note}")
+    for _, class_name, id_, message in listing.failed:
+        yield Finding("file", False, f"{class_name} {id_}: {message}")
 
 
 def _check_classes(info: WorkerInfo) -> Iterator[Finding]:

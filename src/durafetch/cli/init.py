@@ -12,11 +12,12 @@ from durafetch.project import Plan, Project
 
 
 @click.command(
+    short_help="Add Durafetch to a wrangler project.",
     epilog="""\b
 Examples:
   durafetch init              in the Worker's project
   durafetch init ../chat --dry-run
-"""
+""",
 )
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False, exists=True), default=".")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")

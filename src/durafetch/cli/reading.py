@@ -21,7 +21,7 @@ FORMS = ("json", "csv", "tsv", "nl", "table")
 
 def open_mirror(db: Path | None) -> Mirror:
     """The mirror, to read from."""
-    return Mirror(choose_db(load_config(), db), create=False, read_only=True)
+    return Mirror(choose_db(load_config(), db, reading=True), create=False, read_only=True)
 
 
 def form_options(command: Any) -> Any:
@@ -106,12 +106,13 @@ def ls(class_name: str | None, db: Path | None, failed: bool, form: str | None) 
 
 
 @click.command(
+    short_help="Show all of one object.",
     epilog="""\b
 Examples:
   durafetch show Room lobby
   durafetch show Cart 0ee4e7cb            the beginning of an id is enough
   durafetch show Room lobby --json
-"""
+""",
 )
 @click.argument("class_name", metavar="CLASS")
 @click.argument("name_or_id", metavar="NAME-OR-ID")
@@ -175,11 +176,12 @@ def _print_info(info: ObjectInfo) -> None:
 
 
 @click.command(
+    short_help="List the tables there are to query.",
     epilog="""\b
 Examples:
   durafetch schema
   durafetch schema --json
-"""
+""",
 )
 @db_option
 @form_options

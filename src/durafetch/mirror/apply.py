@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import apsw
@@ -13,8 +12,11 @@ import msgspec
 
 from durafetch import frames
 from durafetch.errors import ProtocolError
-from durafetch.frames import Bound, Frame, InvalidText, TableDefinition
-from durafetch.mirror.database import quote
+from durafetch.filters import ALL, Filters
+from durafetch.frames import Bound, DecodedRange, Frame, InvalidText, RangeFrame, TableDefinition
+from durafetch.mirror.changes import Change, Recorder
+from durafetch.mirror.database import exact, iso, iso_now, key_range, quote
+from durafetch.mirror.reading import ObjectInfo, dump_object
 from durafetch.mirror.tables import OBJECT_COLUMN, Layout, TableMap
 from durafetch.values import ValueFormatError, projection
 
@@ -51,8 +53,9 @@ class StaleError(Exception):
 class ObjectWriter:
     """Applies one object's frames, in order, within a transaction that the caller holds.
 
-    `asked` is what the pull was based on. `finish()` says what was done; before it
-    nothing is complete, and the caller rolls back.
+    `asked` is what the pull was based on. `finish()` says what was done; before it nothing is complete, and the caller
+    rolls back. `recorder` notes what changes, where that is wanted. What `filters` leave out is not applied, whether or not
+    the source left it out itself.
     """
 
     def __init__(
@@ -63,17 +66,22 @@ class ObjectWriter:
         asked: PendingObject,
         *,
         full: bool = False,
+        recorder: Recorder | None = None,
+        filters: Filters = ALL,
     ) -> None:
+        self._filters = filters
         self._db = connection
+        self._recorder = recorder
         self._tables = tables
         self._worker = worker_name
         self._asked = asked
-        self._base = None if full or asked.chunks is None else asked.version
+        self._base = None if full or not asked.chunks else asked.version
         self._full = full
         self._applied = Applied()
         self._head: frames.ObjectFrame | None = None
         self._ended = False
         self._definitions: dict[str, TableDefinition] = {}
+        self._schema: list[frames.SchemaEntry] = []
         self._schema_id: int | None = None
         self._chunks: dict[str, list[Chunk]] = {}
         self._entries = 0
@@ -96,7 +104,7 @@ class ObjectWriter:
                 self._end(frame)
             elif self._head.unchanged:
                 raise ProtocolError("The Worker sent contents for an object that it called unchanged.")
-            elif isinstance(frame, frames.RangeFrame):
+            elif isinstance(frame, RangeFrame | DecodedRange):
                 self._range(frame)
             elif isinstance(frame, frames.TablesFrame):
                 self._define(frame)
@@ -109,7 +117,14 @@ class ObjectWriter:
         """What was done. Raises ProtocolError where the object's end has not come."""
         if not self._ended:
             raise ProtocolError("The Worker's reply stops in the middle of an object.")
+        if self._recorder is not None:
+            self._recorder.flush()
         return self._applied
+
+    @property
+    def changes(self) -> list[Change]:
+        """What was changed, where the recorder tells."""
+        return [] if self._recorder is None else self._recorder.changes
 
     def _begin(self, head: frames.ObjectFrame) -> None:
         if self._head is not None:
@@ -138,26 +153,43 @@ class ObjectWriter:
             ).fetchone() or ("{}",)
             definition = msgspec.json.decode(text, type=frames.TablesFrame)
             self._definitions = {table.name: table for table in definition.tables}
+            self._schema = definition.schema
         held = json.loads(chunks) if chunks and not self._full else {}
         self._chunks = {f"t{name}": list_ for name, list_ in held.get("tables", {}).items()}
         self._chunks["kv"] = held.get("kv", [])
         if self._entries == 0:
             self._fresh[None] = None
+        if self._recorder is not None:
+            self._recorder.who.name = head.name or self._name
+            if version is None:
+                self._recorder.object(None, head.storage)
 
     def _define(self, frame: frames.TablesFrame) -> None:
+        if self._filters.tables:
+            wanted = self._filters.table_matches
+            frame = frames.TablesFrame(
+                [table for table in frame.tables if wanted(table.name)],
+                [entry for entry in frame.schema if wanted(entry.table)],
+            )
         text = msgspec.json.encode(frame).decode()
         new = {table.name: table for table in frame.tables}
         if len({name.lower() for name in new}) != len(frame.tables):
             raise ProtocolError("The Worker sent two definitions of one table.")
         for name, old in self._definitions.items():
             if new.get(name) != old:
-                self._clear(old)
                 self._chunks.pop(f"t{name}", None)
                 self._applied.changed = True
+                if name in new and (new[name].rowid, new[name].key) == (old.rowid, old.key):
+                    self._drop_columns(old, new[name])
+                else:
+                    self._clear(old)
+                    self._fresh[name] = None
         for name, table in new.items():
             self._layout(table)
-            if self._definitions.get(name) != table:
+            if name not in self._definitions:
                 self._fresh[name] = None
+        if self._recorder is not None and self._asked.version is not None:
+            self._recorder.schema(self._schema, frame.schema)
         self._definitions = new
         self._db.execute("INSERT OR IGNORE INTO _durafetch_schemas(definition) VALUES (?)", (text,))
         schema_id = self._db.execute("SELECT schema_id FROM _durafetch_schemas WHERE definition = ?", (text,)).get
@@ -173,17 +205,33 @@ class ObjectWriter:
 
     def _clear(self, table: TableDefinition) -> None:
         layout = self._layout(table)
+        if self._recorder is not None:
+            for row in self._held_rows(layout, f"{OBJECT_COLUMN} = ?", [self._do_id]):
+                self._recorder.row(table, layout, row, None)
         self._db.execute(f"DELETE FROM {quote(layout.table.name)} WHERE {OBJECT_COLUMN} = ?", (self._do_id,))
         deleted = self._db.changes()
         self._applied.deleted += deleted
         self._rows -= deleted
 
-    def _range(self, frame: frames.RangeFrame) -> None:
+    def _drop_columns(self, old: TableDefinition, new: TableDefinition) -> None:
+        """Empties the columns that a table has no more; its rows stay, to be compared with those that come."""
+        kept = {column.lower() for column in new.columns}
+        layout = self._layout(old)
+        gone = [quote(layout.table.columns[c.lower()]) for c in old.columns if c.lower() not in kept]
+        if gone:
+            assignments = ", ".join(f"{column} = NULL" for column in gone)
+            self._db.execute(
+                f"UPDATE {quote(layout.table.name)} SET {assignments} WHERE {OBJECT_COLUMN} = ?", (self._do_id,)
+            )
+
+    def _range(self, frame: RangeFrame | DecodedRange) -> None:
         if frame.table is None:
             inserted, replaced, deleted = self._entry_range(frame)
             self._entries += inserted - deleted
             self._splice("kv", frame)
         else:
+            if not self._filters.table_matches(frame.table):
+                return
             definition = self._definitions.get(frame.table)
             if definition is None:
                 raise ProtocolError(f"The Worker sent rows of the table {frame.table!r}, which it did not define.")
@@ -195,7 +243,7 @@ class ObjectWriter:
         if inserted or replaced or deleted:
             self._applied.changed = True
 
-    def _splice(self, name: str, frame: frames.RangeFrame) -> None:
+    def _splice(self, name: str, frame: RangeFrame | DecodedRange) -> None:
         """Replaces the chunks that a range covers by its own."""
         chunks = self._chunks.setdefault(name, [])
         start = 0 if frame.after is None else _after(chunks, frame.after)
@@ -207,7 +255,7 @@ class ObjectWriter:
             stop = next((i + 1 for i in range(start, len(chunks)) if chunks[i][0] == frame.upto), start)
         chunks[start:stop] = [[frame.upto, frame.digest]]
 
-    def _appends(self, table: str | None, frame: frames.RangeFrame) -> bool:
+    def _appends(self, table: str | None, frame: RangeFrame | DecodedRange) -> bool:
         """Whether the mirror has no rows in the range, since all that it has of the table came just before it."""
         if table not in self._fresh:
             return False
@@ -218,9 +266,13 @@ class ObjectWriter:
             del self._fresh[table]
         return appends
 
-    def _entry_range(self, frame: frames.RangeFrame) -> tuple[int, int, int]:
+    def _entry_range(self, frame: RangeFrame | DecodedRange) -> tuple[int, int, int]:
         new: dict[str, tuple[str, str | None]] = {}
-        for key, text, devalue in frames.decode_entries(frame.rows):
+        rows = frame.rows if isinstance(frame, DecodedRange) else frames.decode_entries(frame.rows)
+        wanted = self._filters.keys
+        for key, text, devalue in rows:
+            if wanted and not wanted.matches(key):
+                continue
             if devalue is not None:
                 try:
                     text = projection(devalue)
@@ -252,69 +304,75 @@ class ObjectWriter:
             )
         if fresh:
             self._db.executemany("INSERT OR REPLACE INTO _durafetch_kv VALUES (?, ?, ?, ?)", fresh)
+        if self._recorder is not None:
+            for key in gone:
+                self._recorder.entry(key, old[key][0], None)
+            for _, key, val, _ in fresh:
+                self._recorder.entry(key, old[key][0] if key in old else None, val)
         inserted = len(new) - (len(old) - len(gone))
         return inserted, len(fresh) - inserted, len(gone)
 
-    def _row_range(self, definition: TableDefinition, frame: frames.RangeFrame) -> tuple[int, int, int]:
+    def _row_range(self, definition: TableDefinition, frame: RangeFrame | DecodedRange) -> tuple[int, int, int]:
         layout = self._layout(definition)
-        rows = frames.decode_rows(frame.rows, len(layout.columns))
+        rows = frame.rows if isinstance(frame, DecodedRange) else frames.decode_rows(frame.rows, len(layout.columns))
+        recorder = self._recorder
         if self._appends(definition.name, frame):
+            if recorder is not None:
+                for row in rows:
+                    recorder.row(definition, layout, None, row)
             self._insert(layout, rows)
             return len(rows), 0, 0
         where, parameters = self._between(layout, frame.after, frame.upto)
-        table = quote(layout.table.name)
-        columns = ", ".join(quote(column) for column in layout.columns)
         places = layout.key_places
-        try:
-            old = {
-                tuple(row[place] for place in places): row
-                for row in self._db.execute(f"SELECT {columns} FROM {table} WHERE {where}", parameters)
-            }
-        except UnicodeDecodeError:
-            # TEXT that is not UTF-8 cannot be compared here: write the whole range.
-            self._db.execute(f"DELETE FROM {table} WHERE {where}", parameters)
-            deleted = self._db.changes()
-            self._insert(layout, rows)
-            return len(rows) - min(len(rows), deleted), min(len(rows), deleted), max(0, deleted - len(rows))
+        old = {tuple(row[place] for place in places): row for row in self._held_rows(layout, where, parameters)}
         fresh = []
-        kept = replaced = 0
+        replaced = 0
         for row in rows:
             before = old.pop(tuple(row[place] for place in places), None)
-            if before is None:
-                fresh.append(row)
-            # repr() tells 1 from 1.0 and 0.0 from -0.0, which == does not.
-            elif before == row and repr(before) == repr(row):
-                kept += 1
-            else:
+            # repr() tells 1 from 1.0, 0.0 from -0.0 and text from a blob, which == does not.
+            if before is not None and before == row and repr(before) == repr(row):
+                continue
+            if before is not None:
                 replaced += 1
                 self._delete(layout, before)
-                fresh.append(row)
+            if recorder is not None:
+                recorder.row(definition, layout, before, row)
+            fresh.append(row)
         for row in old.values():
             self._delete(layout, row)
+            if recorder is not None:
+                recorder.row(definition, layout, row, None)
         self._insert(layout, fresh)
         return len(fresh) - replaced, replaced, len(old)
 
+    def _held_rows(self, layout: Layout, where: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
+        """Rows that the mirror has. TEXT that is not UTF-8 comes as InvalidText."""
+        columns = [quote(column) for column in layout.columns]
+        select = f"SELECT {{}} FROM {quote(layout.table.name)} WHERE {where}"
+        try:
+            rows: list[tuple[Any, ...]] = self._db.execute(select.format(", ".join(columns)), parameters).fetchall()
+            return rows
+        except UnicodeDecodeError:
+            return [frames.with_text(row) for row in self._db.execute(select.format(exact(columns)), parameters)]
+
     def _between(self, layout: Layout, after: Bound, upto: Bound) -> tuple[str, list[Any]]:
-        where, parameters = [f"{OBJECT_COLUMN} = ?"], [self._do_id]
-        keys = ", ".join(f"{quote(column)} COLLATE {collation}" for column, collation in layout.key)
-        for bound, operator in ((after, ">"), (upto, "<=")):
-            if bound is None:
-                continue
-            if len(bound) != len(layout.key) or not all(isinstance(cell, list) for cell in bound):
+        for bound in (after, upto):
+            if bound is not None and (
+                len(bound) != len(layout.key) or not all(isinstance(cell, list) for cell in bound)
+            ):
                 raise ProtocolError("The Worker sent a bound that does not fit the table's key.")
-            marks = []
-            for cell in bound:
-                value = frames.untag(cell)
-                marks.append("CAST(? AS TEXT)" if isinstance(value, InvalidText) else "?")
-                parameters.append(bytes(value) if isinstance(value, InvalidText) else value)
-            where.append(f"({keys}) {operator} ({', '.join(marks)})")
-        return " AND ".join(where), parameters
+        keys = ", ".join(f"{quote(column)} COLLATE {collation}" for column, collation in layout.key)
+        where, parameters = key_range(keys, after, upto)
+        return " AND ".join([f"{OBJECT_COLUMN} = ?", *where]), [self._do_id, *parameters]
 
     def _delete(self, layout: Layout, row: tuple[Any, ...]) -> None:
-        where = " AND ".join(f"{quote(column)} = ? COLLATE {collation}" for column, collation in layout.key)
+        cells = [row[place] for place in layout.key_places]
+        where = " AND ".join(
+            f"{quote(column)} = {'CAST(? AS TEXT)' if type(cell) is InvalidText else '?'} COLLATE {collation}"
+            for (column, collation), cell in zip(layout.key, cells, strict=True)
+        )
         self._db.execute(
-            f"DELETE FROM {quote(layout.table.name)} WHERE {OBJECT_COLUMN} = ? AND {where}",
-            (self._do_id, *(row[place] for place in layout.key_places)),
+            f"DELETE FROM {quote(layout.table.name)} WHERE {OBJECT_COLUMN} = ? AND {where}", (self._do_id, *cells)
         )
 
     def _insert(self, layout: Layout, rows: list[tuple[Any, ...]]) -> None:
@@ -326,7 +384,7 @@ class ObjectWriter:
         head = (self._do_id, self._name if self._head is None or self._head.name is None else self._head.name)
         odd = [row for row in rows if any(type(cell) is InvalidText for cell in row)]
         if odd:
-            rows = [row for row in rows if row not in odd]
+            rows = [row for row in rows if not any(type(cell) is InvalidText for cell in row)]
         self._db.executemany(plain, (head + row for row in rows))
         for row in odd:
             marks = ["CAST(? AS TEXT)" if type(cell) is InvalidText else "?" for cell in row]
@@ -360,6 +418,8 @@ class ObjectWriter:
         )
         if self._alarm != self._alarm_before:
             self._applied.changed = True
+            if self._recorder is not None:
+                self._recorder.alarm(self._alarm_before, self._alarm)
         self._db.execute(
             "UPDATE durable_objects SET storage = ?, alarm_at = ?, status = iif(listed = ?, 'ok', 'pending'), error = NULL, entries = ?, rows = ?, "
             "version = ?, synced_at = ?, changed_at = iif(? OR changed_at IS NULL, ?, changed_at) WHERE do_id = ?",
@@ -381,6 +441,33 @@ def rename_object(connection: apsw.Connection, tables: TableMap, do_id: int, cla
             )
 
 
+def forget_object(connection: apsw.Connection, tables: TableMap, info: ObjectInfo, recorder: Recorder | None) -> None:
+    """Takes an object away with all its rows; what `changes` says of it stays."""
+    dump = None if recorder is None else dump_object(connection, tables, info)
+    if recorder is not None and dump is not None:
+        for key, val, _ in dump.entries:
+            recorder.entry(key, val, None)
+        for definition in dump.definitions:
+            layout = tables.layout(info.class_name, definition, make=False)
+            for row in dump.tables[definition.name].rows if layout is not None else []:
+                assert layout is not None
+                recorder.row(definition, layout, row, None)
+        if info.alarm_at is not None:
+            recorder.alarm(info.alarm_at, None)
+        recorder.object(info.storage or "", None)
+        recorder.flush()
+    for table in tables.tables.values():
+        if table.class_name == info.class_name:
+            connection.execute(f"DELETE FROM {quote(table.name)} WHERE {OBJECT_COLUMN} = ?", (info.do_id,))
+    connection.execute("DELETE FROM _durafetch_kv WHERE do_id = ?", (info.do_id,))
+    connection.execute("DELETE FROM _durafetch_state WHERE do_id = ?", (info.do_id,))
+    connection.execute(
+        "INSERT OR REPLACE INTO _durafetch_gone VALUES (?, ?, ?, ?, ?)",
+        (info.do_id, info.worker_name, info.class_name, info.id, info.name),
+    )
+    connection.execute("DELETE FROM durable_objects WHERE do_id = ?", (info.do_id,))
+
+
 def _after(chunks: list[Chunk], bound: Bound) -> int | None:
     """The place behind the chunk that ends at a bound; it is looked for from the end, where it mostly is."""
     return next((i + 1 for i in range(len(chunks) - 1, -1, -1) if chunks[i][0] == bound), None)
@@ -392,16 +479,3 @@ def _key_bound(bound: Bound) -> str | None:
     if len(bound) == 1 and isinstance(bound[0], str):
         return bound[0]
     raise ProtocolError("The Worker sent a bound that is no entry's key.")
-
-
-def iso(ms: int | float) -> str:
-    """A time in ms since 1970 as ISO 8601 text in UTC, as SQLite's date functions take it; far-off ones as ms."""
-    try:
-        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(ms % 1000):03d}Z"
-    except (ValueError, OverflowError, OSError):
-        return str(ms)
-
-
-def iso_now() -> str:
-    """The time now, as `iso` writes it."""
-    return iso(datetime.now(UTC).timestamp() * 1000)

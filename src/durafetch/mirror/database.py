@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import apsw
 
 from durafetch import errors
+from durafetch.frames import Bound, InvalidText, untag
 
 APPLICATION_ID: Final = 0x44724674
 """Marks a SQLite file as a mirror (https://www.sqlite.org/pragma.html#pragma_application_id): "DrFt"."""
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 """The layout's version, kept in `user_version`. A migration leads from each earlier one to the next."""
 PAGE_BYTES: Final = 16_384
 """Rows are kept in tables WITHOUT ROWID, where a row over a quarter of a page spills to pages of its own
@@ -81,6 +83,37 @@ CREATE TABLE _durafetch_columns(
 CREATE TABLE _durafetch_settings(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
+CHANGES_LAYOUT: Final = """
+CREATE TABLE _durafetch_changes(
+  change_id INTEGER PRIMARY KEY AUTOINCREMENT,
+  at TEXT NOT NULL,
+  do_id INTEGER NOT NULL,
+  kind TEXT NOT NULL,
+  table_name TEXT COLLATE NOCASE,
+  key,
+  operation TEXT NOT NULL,
+  before TEXT,
+  after TEXT
+);
+CREATE INDEX _durafetch_changes_of ON _durafetch_changes(do_id, kind, table_name, key, change_id);
+CREATE TABLE _durafetch_gone(
+  do_id INTEGER PRIMARY KEY,
+  worker_name TEXT NOT NULL,
+  class_name TEXT NOT NULL,
+  id TEXT NOT NULL,
+  name TEXT,
+  UNIQUE (id, class_name, worker_name)
+);
+ALTER TABLE _durafetch_workers ADD COLUMN filter TEXT NOT NULL DEFAULT '[]';
+CREATE VIEW changes AS
+  SELECT c.change_id, c.at, coalesce(o.worker_name, g.worker_name) AS worker_name,
+    coalesce(o.class_name, g.class_name) AS class_name, coalesce(o.id, g.id) AS id, coalesce(o.name, g.name) AS name,
+    c.kind, c.table_name, c.key, c.operation, c.before, c.after, c.do_id
+  FROM _durafetch_changes AS c LEFT JOIN durable_objects AS o ON o.do_id = c.do_id
+  LEFT JOIN _durafetch_gone AS g ON g.do_id = c.do_id;
+"""
+"""What the layout version 2 added; the view `history` is made with it, by `mirror.changes`."""
+
 
 @contextmanager
 def translated(path: Path | str) -> Iterator[None]:
@@ -120,7 +153,7 @@ def open_database(path: Path | str, *, create: bool, read_only: bool = False) ->
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY if read_only else flags)
         try:
             connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-            _check(connection, path, create=create and not read_only)
+            _check(connection, path, create=create and not read_only, read_only=read_only)
             if not read_only:
                 connection.pragma("synchronous", "NORMAL")
                 connection.pragma("cache_size", -65536)
@@ -160,6 +193,7 @@ def _create(connection: apsw.Connection, path: Path | str) -> None:
                 if connection.execute("SELECT count(*) FROM sqlite_master").get:
                     raise errors.NotAMirrorError(f"{path} is a SQLite database, but not a mirror made by Durafetch.")
                 connection.execute(LAYOUT)
+                connection.execute(CHANGES_LAYOUT)
                 connection.execute("INSERT INTO _durafetch_settings VALUES ('seed', ?)", (secrets.token_hex(8),))
                 connection.pragma("application_id", APPLICATION_ID)
                 connection.pragma("user_version", LAYOUT_VERSION)
@@ -171,7 +205,7 @@ def _create(connection: apsw.Connection, path: Path | str) -> None:
             time.sleep(0.02)
 
 
-def _check(connection: apsw.Connection, path: Path | str, *, create: bool) -> None:
+def _check(connection: apsw.Connection, path: Path | str, *, create: bool, read_only: bool) -> None:
     if connection.pragma("application_id") != APPLICATION_ID:
         if not create:
             raise errors.NotAMirrorError(f"{path} is a SQLite database, but not a mirror made by Durafetch.")
@@ -182,11 +216,74 @@ def _check(connection: apsw.Connection, path: Path | str, *, create: bool) -> No
         raise errors.MirrorTooNewError(
             f"{path} has the layout version {version}; this release knows up to {LAYOUT_VERSION}."
         )
+    if version < LAYOUT_VERSION:
+        try:
+            _migrate(path)
+        except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError):
+            # What may not be written can still be read, as it is.
+            if not read_only:
+                raise
+
+
+def _migrate(path: Path | str) -> None:
+    """Brings an older layout up to date, step by step, on a connection of its own: the caller's may only read."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    try:
+        with writing(connection):
+            if connection.pragma("user_version") == 1:
+                taken = connection.execute("SELECT name FROM sqlite_master WHERE name IN ('changes', 'history')").get
+                if taken:
+                    raise errors.MirrorError(
+                        f"{path} has a table or view of yours called {taken}, which this release needs for its own.",
+                        f'Rename yours: sqlite3 {path} "ALTER TABLE {taken} RENAME TO my_{taken}"',
+                    )
+                connection.execute(CHANGES_LAYOUT)
+                connection.pragma("user_version", 2)
+    finally:
+        connection.close()
+
+
+def iso(ms: int | float) -> str:
+    """A time in ms since 1970 as ISO 8601 text in UTC, as SQLite's date functions take it; far-off ones as ms."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(ms % 1000):03d}Z"
+    except (ValueError, OverflowError, OSError):
+        return str(ms)
+
+
+def iso_now(*, ago: float = 0) -> str:
+    """The time now, or so many seconds ago, as `iso` writes it."""
+    return iso((datetime.now(UTC) - timedelta(seconds=ago)).timestamp() * 1000)
 
 
 def quote(identifier: str) -> str:
     """An identifier as SQL."""
     return '"' + identifier.replace('"', '""') + '"'
+
+
+def exact(columns: Iterable[str]) -> str:
+    """Columns (as SQL) to select so that `frames.with_text` gives their cells, whatever bytes their TEXT has."""
+    return ", ".join(f"CASE typeof({c}) WHEN 'text' THEN CAST({c} AS BLOB) ELSE {c} END, typeof({c})" for c in columns)
+
+
+def key_range(keys: str, after: Bound, upto: Bound) -> tuple[list[str], list[Any]]:
+    """The conditions for `after` < keys <= `upto`, and their parameters; `keys` are SQL expressions, joined by commas.
+
+    Raises ProtocolError for a cell that is none.
+    """
+    where: list[str] = []
+    parameters: list[Any] = []
+    for bound, operator in ((after, ">"), (upto, "<=")):
+        if bound is None:
+            continue
+        marks = []
+        for cell in bound:
+            value = untag(cell)
+            marks.append("CAST(? AS TEXT)" if isinstance(value, InvalidText) else "?")
+            parameters.append(bytes(value) if isinstance(value, InvalidText) else value)
+        where.append(f"({keys}) {operator} ({', '.join(marks)})")
+    return where, parameters
 
 
 def free_name(wanted: str, taken: set[str]) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import apsw
 import msgspec
 
 from durafetch.errors import NothingFoundError, QueryError
-from durafetch.frames import InvalidText, SchemaEntry, TablesFrame
-from durafetch.mirror.database import quote
+from durafetch.frames import SchemaEntry, TableDefinition, TablesFrame, with_text
+from durafetch.ids import id_from_name
+from durafetch.mirror.database import exact, quote
 from durafetch.mirror.tables import OBJECT_COLUMN, TableMap
 
 Value = None | int | float | str | bytes
@@ -67,6 +69,7 @@ class ObjectDump:
     """(key, JSON text, devalue text or None), by key."""
     tables: dict[str, TableRows]
     schema: list[SchemaEntry]
+    definitions: list[TableDefinition]
 
 
 @dataclass
@@ -183,6 +186,22 @@ def find_object(connection: apsw.Connection, class_name: str, name_or_id: str) -
     )
 
 
+LOCAL_ID: Final = "local:"
+"""How the ids of Workers begin whose objects are read from files."""
+
+
+def local_ids(connection: apsw.Connection, name: str, class_name: str | None = None) -> list[str]:
+    """The ids of known local objects that follow from a name."""
+    namespaces = connection.execute(
+        "SELECT DISTINCT worker_id, class_name FROM durable_objects JOIN _durafetch_workers USING (worker_name) "
+        "WHERE substr(worker_id, 1, length(?1)) = ?1 AND class_name = coalesce(?2, class_name)",
+        (LOCAL_ID, class_name),
+    ).fetchall()
+    ids = [id_from_name(f"{str(worker).rpartition('#')[2]}-{class_}", name) for worker, class_ in namespaces]
+    known = "SELECT value FROM json_each(?) WHERE value IN (SELECT id FROM durable_objects UNION SELECT id FROM _durafetch_gone)"
+    return [str(id_) for (id_,) in connection.execute(known, (json.dumps(ids),))]
+
+
 def dump_object(connection: apsw.Connection, tables: TableMap, info: ObjectInfo) -> ObjectDump:
     """All of one object. TEXT that is not UTF-8 comes as InvalidText."""
     entries: list[Any] = connection.execute(
@@ -194,43 +213,29 @@ def dump_object(connection: apsw.Connection, tables: TableMap, info: ObjectInfo)
     ).fetchone()
     found: dict[str, TableRows] = {}
     schema: list[SchemaEntry] = []
+    definitions: list[TableDefinition] = []
     if row is not None:
         definition = msgspec.json.decode(row[0], type=TablesFrame)
         schema = definition.schema
+        definitions = definition.tables
         for table in definition.tables:
             layout = tables.layout(info.class_name, table, make=False)
             if layout is None:
                 continue
-            columns = ", ".join(
-                f"CASE typeof({quote(c)}) WHEN 'text' THEN CAST({quote(c)} AS BLOB) ELSE {quote(c)} END, "
-                f"typeof({quote(c)})"
-                for c in layout.columns
-            )
+            columns = exact(quote(column) for column in layout.columns)
             order = ", ".join(f"{quote(column)} COLLATE {collation}" for column, collation in layout.key)
             rows = connection.execute(
                 f"SELECT {columns} FROM {quote(layout.table.name)} WHERE {OBJECT_COLUMN} = ? ORDER BY {order}",
                 (info.do_id,),
             )
             names = (["rowid"] if table.rowid else []) + table.columns
-            found[table.name] = TableRows(names, [_with_text(raw) for raw in rows])
-    return ObjectDump(info, entries, found, schema)
-
-
-def _with_text(raw: tuple[Any, ...]) -> tuple[Any, ...]:
-    cells = []
-    for value, kind in zip(raw[::2], raw[1::2], strict=True):
-        if kind == "text":
-            try:
-                cells.append(value.decode())
-            except UnicodeDecodeError:
-                cells.append(InvalidText(value))
-        else:
-            cells.append(value)
-    return tuple(cells)
+            found[table.name] = TableRows(names, [with_text(raw) for raw in rows])
+    return ObjectDump(info, entries, found, schema, definitions)
 
 
 def list_tables(connection: apsw.Connection) -> list[TableInfo]:
-    """The tables and views to query, Durafetch's own internals apart."""
+    """The tables and views to query, Durafetch's own internals apart; those of changes only where any are noted."""
+    noted = connection.execute("SELECT 1 FROM _durafetch_settings WHERE name = 'history'").get
     names = [
         name
         for (name,) in connection.execute(
@@ -240,6 +245,8 @@ def list_tables(connection: apsw.Connection) -> list[TableInfo]:
     ]
     found = []
     for name in names:
+        if name in ("changes", "history") and not noted:
+            continue
         try:
             columns = [row[1] for row in connection.execute(f"PRAGMA table_info({quote(name)})")]
             count = int(connection.execute(f"SELECT count(*) FROM {quote(name)}").get)

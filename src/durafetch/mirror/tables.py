@@ -55,6 +55,8 @@ class TableMap:
         self._db = connection
         self._tables: dict[tuple[str, str], MirrorTable] | None = None
         self._layouts: dict[str, Layout] = {}
+        self.altered = False
+        """Tables were made or altered since this was last set to False."""
 
     def forget(self) -> None:
         """What was made is rolled back."""
@@ -106,6 +108,9 @@ class TableMap:
         key = self._mirror_key(table, definition)
         layout = Layout(table, tuple(names), key, tuple(names.index(column) for column, _ in key))
         self._layouts[cache_key] = layout
+        if make and table.key is None:
+            # The view `history` has to know each key that there is.
+            self.altered = True
         return layout
 
     @staticmethod
@@ -138,6 +143,7 @@ class TableMap:
             (table.name, class_name, definition.name, table.name_column, json.dumps(table.key)),
         )
         self.tables[class_name, definition.name.lower()] = table
+        self.altered = True
         return table
 
     def _name_columns(self, table: MirrorTable, columns: list[str]) -> list[str]:
@@ -192,6 +198,7 @@ class TableMap:
             self._db.execute(f"ALTER TABLE {quote(table.name)} ADD COLUMN {quote(column)}")
         if new:
             self._layouts = {}
+            self.altered = True
         if table.key is not None and self._mirror_key(table, definition) != table.key:
             self._loosen(table)
 
@@ -225,3 +232,4 @@ class TableMap:
             self._db.execute(sql)
         self._db.execute("UPDATE _durafetch_tables SET key = NULL WHERE mirror_table = ?", (table.name,))
         self._layouts = {}
+        self.altered = True

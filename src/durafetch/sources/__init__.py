@@ -1,5 +1,1 @@
-"""Where objects come from. Each source utters the same frames."""
-
-from durafetch.sources.worker import ChangesPage, WorkerSource
-
-__all__ = ["ChangesPage", "WorkerSource"]
+"""Where objects come from: a Worker, or the files of `wrangler dev`. Each source utters the same frames."""

@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from durafetch import errors
+from durafetch.filters import ALL, Filters
 from durafetch.frames import LineSplitter
 from durafetch.limits import MAX_CHANGES_PAGE, PROTOCOL_VERSION
 from durafetch.mirror import ListedObject, PendingObject
@@ -21,6 +22,8 @@ from durafetch.mirror import ListedObject, PendingObject
 CONNECT_TIMEOUT_S: Final = 15.0
 READ_TIMEOUT_S: Final = 60.0
 """A Worker that says nothing for this long counts as gone; one object may take OBJECT_TIMEOUT_MS to answer."""
+PING_INTERVAL_S: Final = 20.0
+PONG_TIMEOUT_S: Final = 10.0
 MAX_JSON_BYTES: Final = 64 * 1024 * 1024
 PREFIX: Final = "/__durafetch/v1/"
 
@@ -43,6 +46,20 @@ class ChangesPage(msgspec.Struct):
     worker: _WorkerIdentity
     cursor: str
     more: bool
+    reset: bool
+    objects: list[_Listed]
+
+    def listed(self) -> list[ListedObject]:
+        """The objects, as the mirror takes them."""
+        return [ListedObject(o.class_name, o.id, o.name) for o in self.objects]
+
+
+class WatchPage(msgspec.Struct):
+    """One message of a watched shard."""
+
+    shard: int
+    shards: int
+    cursor: str
     reset: bool
     objects: list[_Listed]
 
@@ -78,12 +95,21 @@ class Traffic:
 class WorkerSource:
     """A Worker at an address, with its token. An async context manager: within it, requests can be made."""
 
-    def __init__(self, url: str, *, token: str, name: str | None = None, label: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str,
+        name: str | None = None,
+        label: str | None = None,
+        filters: Filters = ALL,
+    ) -> None:
         """Raises UsageError and InsecureUrlError for an address that cannot be used.
 
         `name`: what the mirror calls the Worker, whatever it calls itself. `label`: how messages call this source, and
-        what the mirror calls a Worker that has no name at all; default: its address.
+        what the mirror calls a Worker that has no name at all; default: its address. `filters`: what of it is mirrored.
         """
+        self.filters = filters
         self.url = normalized_url(url)
         self.name = name
         self.label = label or self.url
@@ -125,7 +151,52 @@ class WorkerSource:
         query = urlencode({"limit": limit, "after": after})
         async with self._request("GET", f"changes?{query}") as response:
             page: ChangesPage = await self._json(response, ChangesPage)
-            return page
+        if page.more and page.cursor == after:
+            raise errors.ProtocolError(f"{self.url} lists changes without getting on.")
+        return page
+
+    @asynccontextmanager
+    async def watch(self, after: str, shard: int) -> AsyncIterator[WatchedShard]:
+        """Opens the socket on which a shard of the directory tells what changes. Raises as `changes` does."""
+        assert self._session is not None, "use it as an async context manager"
+        self.traffic.requests += 1
+        query = urlencode({"after": after, "shard": shard})
+        try:
+            socket = await self._session.ws_connect(
+                f"{self.url}{PREFIX}watch?{query}", max_msg_size=MAX_JSON_BYTES, autoclose=True
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            raise await self._handshake_refused(error.status) from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise errors.UnreachableError(f"{self.url} cannot be reached: {_reason(error)}.") from None
+        try:
+            yield WatchedShard(self, socket)
+        finally:
+            await socket.close()
+
+    async def _handshake_refused(self, status: int) -> errors.DurafetchError:
+        """Why a socket was refused: asked again without one, the Worker says it in words."""
+        if status == 404:
+            try:
+                await self.info()
+            except errors.DurafetchError as error:
+                return error
+            return errors.ProtocolError(f"{self.url} has no watch.", "Update durafetch-server in the Worker.")
+        if status in (401, 403):
+            return errors.NotAuthorizedError(f"{self.url} does not accept the token.")
+        if 300 <= status < 400:
+            return errors.RedirectedError(f"{self.url} redirects, which is not followed.")
+        return errors.UnreachableError(f"{self.url} answered watch with the status {status}.")
+
+    async def discover(self, class_name: str, *, names: Sequence[str] = (), ids: Sequence[str] = ()) -> Discovered:
+        """Tells the Worker of objects that have not started since Durafetch was added. Raises as `changes` does."""
+        body = msgspec.json.encode({"class": class_name, "names": names, "ids": ids})
+        async with self._request("POST", "discover", body) as response:
+            data = await response.content.read(MAX_JSON_BYTES)
+        try:
+            return msgspec.json.decode(data, type=Discovered)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise errors.ProtocolError(f"{self.url} sent a reply that cannot be read: {error}.") from None
 
     @asynccontextmanager
     async def pull(self, objects: Sequence[PendingObject], seed: str) -> AsyncIterator[AsyncIterator[list[bytes]]]:
@@ -134,7 +205,7 @@ class WorkerSource:
         An object without `version` is asked for whole. Raises as `changes` does; the iterator raises
         UnreachableError where the connection breaks, and ProtocolError for a line that is too long.
         """
-        body = pull_body(objects, seed)
+        body = pull_body(objects, seed, self.filters)
         async with self._request("POST", "pull", body) as response:
             yield self._lines(response)
 
@@ -224,15 +295,72 @@ class WorkerSource:
             raise errors.ProtocolError(f"{self.url} sent a reply that cannot be read: {error}.") from None
 
 
-def pull_body(objects: Sequence[PendingObject], seed: str) -> bytes:
+class Discovered(msgspec.Struct):
+    """What `discover` did: how many objects are new, and the ids that are none of the class."""
+
+    added: int
+    refused: list[str]
+
+
+class WatchedShard:
+    """The open socket of one shard."""
+
+    def __init__(self, source: WorkerSource, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """`WorkerSource.watch` makes it."""
+        self._source = source
+        self._socket = socket
+
+    async def next(self) -> WatchPage:
+        """The next page; the one before has to be acknowledged. Raises UnreachableError, ProtocolError.
+
+        While there is none the connection is tried by a ping, which the runtime answers without waking the directory.
+        """
+        pinged = False
+        while True:
+            try:
+                message = await self._socket.receive(timeout=PONG_TIMEOUT_S if pinged else PING_INTERVAL_S)
+            except TimeoutError:
+                if pinged:
+                    raise errors.UnreachableError(f"{self._source.url} does not answer any more.") from None
+                pinged = True
+                await self._send("ping")
+                continue
+            if message.type is not aiohttp.WSMsgType.TEXT:
+                reason = f": {message.extra}" if message.type is aiohttp.WSMsgType.CLOSE and message.extra else ""
+                raise errors.UnreachableError(f"The connection to {self._source.url} broke off{reason}.")
+            self._source.traffic.bytes += len(message.data)
+            if message.data == "pong":
+                pinged = False
+                continue
+            try:
+                return msgspec.json.decode(message.data, type=WatchPage)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise errors.ProtocolError(f"{self._source.url} sent what cannot be read: {error}.") from None
+
+    async def acknowledge(self, page: WatchPage) -> None:
+        """Says that a page is safe; only then the next one is sent."""
+        await self._send(page.cursor)
+
+    async def _send(self, text: str) -> None:
+        try:
+            await self._socket.send_str(text)
+        except (aiohttp.ClientError, ConnectionError, OSError) as error:
+            raise errors.UnreachableError(
+                f"The connection to {self._source.url} broke off: {_reason(error)}."
+            ) from None
+
+
+def pull_body(objects: Sequence[PendingObject], seed: str, filters: Filters = ALL) -> bytes:
     """The body of a pull request. The stored chunks are JSON text and go in as they are."""
     parts = []
     for item in objects:
         head = msgspec.json.encode({"class": item.class_name, "id": item.id}).decode()[:-1]
-        if item.version is not None and item.chunks is not None:
+        if item.version is not None and item.chunks:
             head += f',"version":{msgspec.json.encode(item.version).decode()},"chunks":{item.chunks}'
         parts.append(head + "}")
-    return f'{{"seed":"{seed}","objects":[{",".join(parts)}]}}'.encode()
+    wire = filters.wire()
+    chosen = "" if wire is None else f'"filter":{msgspec.json.encode(wire).decode()},'
+    return f'{{"seed":"{seed}",{chosen}"objects":[{",".join(parts)}]}}'.encode()
 
 
 def normalized_url(url: str) -> str:

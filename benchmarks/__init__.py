@@ -1,0 +1,1 @@
+"""What is fast, measured against a limit in the same run: `make bench`."""

@@ -1,0 +1,87 @@
+"""A loopback proxy for whole connections, which can be cut at any byte."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from types import TracebackType
+from urllib.parse import urlsplit
+
+
+class TcpProxy:
+    """Passes bytes on to a server. A context manager."""
+
+    def __init__(self, target: str) -> None:
+        """`target`: the server's address, http://host:port."""
+        parts = urlsplit(target)
+        self._target = (parts.hostname or "", parts.port or 0)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connections = 0
+        self.budget: int | None = None
+        """Bytes from the server that still pass on upgraded connections; then they are cut. None: no bound."""
+        self.refusing = False
+        self.stalled = False
+        """Nothing is passed on, and nothing closed, as when a machine in between is gone."""
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> TcpProxy:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Breaks all connections."""
+        with self._lock:
+            for one in self._open:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            if self.refusing:
+                client.close()
+                continue
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:
+                client.close()
+                continue
+            with self._lock:
+                self._open |= {client, server}
+            for source, sink, back in ((client, server, False), (server, client, True)):
+                threading.Thread(target=self._pump, args=(source, sink, back), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, back: bool) -> None:
+        upgraded = False
+        try:
+            while data := source.recv(65536):
+                while self.stalled:
+                    time.sleep(0.02)
+                upgraded = upgraded or (back and data.startswith(b"HTTP/1.1 101"))
+                if upgraded and self.budget is not None:
+                    data = data[: self.budget]
+                    self.budget -= len(data)
+                sink.sendall(data)
+                if upgraded and self.budget == 0:
+                    break
+        except OSError:
+            pass
+        for one in (source, sink):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            with self._lock:
+                self._open.discard(one)
