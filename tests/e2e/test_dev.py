@@ -52,7 +52,7 @@ class Dev:
     def wait(self, pattern: str, *, talk: bool = False) -> str:
         """Waits for a line that matches, among those not looked at before; returns it."""
         lines = self.talk if talk else self.lines
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 90
         seen = 0
         while time.monotonic() < deadline:
             while seen < len(lines):
@@ -196,7 +196,7 @@ def test_keys_on_a_terminal(chat: Worker, project: Path) -> None:
 
     def wait(pattern: str) -> str:
         nonlocal text
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 90
         while (match := re.search(pattern, text)) is None:
             assert time.monotonic() < deadline, (pattern, text)
             if select.select([master], [], [], 0.2)[0]:
@@ -281,7 +281,7 @@ export default {
 }
 
 
-@pytest.mark.timeout(170)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("version", [3, 4])
 def test_wrangler(tmp_path: Path, version: int) -> None:
     """A project without a trace of Durafetch, beside the last wrangler 3 and the current 4, with --persist-to."""
@@ -301,7 +301,7 @@ def test_wrangler(tmp_path: Path, version: int) -> None:
         dev.wait(r"^  \+ t +#2 ")
         # Both objects are of one moment or two, in any order.
         changes = "\n".join(cli("log", "--db", "app/.durafetch/dev.sqlite", cwd=tmp_path).stdout.splitlines())
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 90
         while not re.search(r"~ kv +n +1 → 2", changes) and time.monotonic() < deadline:
             time.sleep(0.1)
             changes = cli("log", "--db", "app/.durafetch/dev.sqlite", cwd=tmp_path).stdout

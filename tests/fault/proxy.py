@@ -31,7 +31,7 @@ class FaultServer:
 
     def _one(self, connection: socket.socket) -> None:
         with contextlib.closing(connection), contextlib.suppress(OSError):
-            connection.settimeout(20)
+            connection.settimeout(60)
             self._handler(connection, read_request(connection))
 
     def __enter__(self) -> FaultServer:

@@ -129,7 +129,7 @@ def test_interrupted(zoo: Zoo, tmp_path: Path) -> None:
     while not (tmp_path / "m.sqlite").exists() and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    _, talk = process.communicate(timeout=20)
+    _, talk = process.communicate(timeout=60)
     assert process.returncode == 130 and "Interrupted" in talk and "Traceback" not in talk
 
 
