@@ -77,13 +77,18 @@ export type Frame =
     }
   | { frame: "tables"; tables: TableDefinition[]; schema: SchemaEntry[] }
   | { frame: "alarm"; at: number | null }
-  | { frame: "end"; version: string; rows_read: number }
   | { frame: "error"; class: string; id: string; code: ErrorCode; message: string; retry: boolean }
   | { frame: "done"; objects: number; failed: number };
 
 export function line(frame: Frame): string {
   // Escapes of lone surrogates, in a name or an error's message, are no JSON that every client reads.
   return `${JSON.stringify(frame, (_, value) => (typeof value === "string" ? value.toWellFormed() : value))}\n`;
+}
+
+/** The line that ends an object: `body` is under the checksum as all before it is, and `tail` has that. */
+export function endLine(version: string, rowsRead: number): { body: string; tail: (checksum: number) => string } {
+  const body = `{"frame":"end","version":${JSON.stringify(version)},"rows_read":${rowsRead}`;
+  return { body, tail: (checksum) => `,"crc32":${checksum}}\n` };
 }
 
 /** A range assertion. `rows` is JSON text: it is made by SQLite, or row by row, and never parsed here. */

@@ -1,8 +1,9 @@
+import { crc32 } from "./checksum.js";
 import { type HeldRange, heldRanges, type RangeReader, targetBytes, walk } from "./chunking.js";
 import { digest, parseSeed, type Seed } from "./digest.js";
 import { EntryPage, EntryReader, listOptions } from "./entries.js";
 import { matcher } from "./filters.js";
-import { type Bound, type Chunk, type Chunks, line, type ObjectPull, rangeLine } from "./frames.js";
+import { type Bound, type Chunk, type Chunks, endLine, line, type ObjectPull, rangeLine } from "./frames.js";
 import { compareKeys } from "./keys.js";
 import { MAX_CHUNK_BYTES, SMALL_REPLY_BYTES } from "./limits.js";
 import { readSchema, type Schema, TableReader } from "./tables.js";
@@ -72,6 +73,7 @@ class ObjectReader {
   #sql: SqlStorage | undefined;
   #wantedKey: (key: string) => boolean;
   #rowsRead = 0;
+  #checksum = 0;
 
   constructor(ctx: DurableObjectState, tracker: Tracker, request: ObjectPull) {
     this.#ctx = ctx;
@@ -110,7 +112,7 @@ class ObjectReader {
       const version = currentVersion(this.#tracker, this.#sql);
       this.#tracker.read(wroteSinceStart(version, this.#request.version));
       if (!announced && version === this.#request.version) {
-        yield line({ ...header, version, unchanged: true }) + line({ frame: "end", version, rows_read: 0 });
+        yield this.#ended(line({ ...header, version, unchanged: true }), version);
         return;
       }
       let head = announced ? "" : line({ ...header, version });
@@ -132,7 +134,7 @@ class ObjectReader {
           turn += value[1];
           if (last || read < SMALL_REPLY_BYTES || turn < TURN_BYTES) continue;
           turn = 0;
-          if (head !== "") yield head;
+          if (head !== "") yield this.#said(head);
           head = "";
           await scheduler.wait(0);
           await this.#tracker.settled();
@@ -147,12 +149,22 @@ class ObjectReader {
       // A last pass is one turn on SQLite. On the KV backend it is not, and half a transaction must never be an end.
       if (last && !settled) throw new Error("The object changes faster than it can be read.");
       if (settled) {
-        yield head + line({ frame: "end", version, rows_read: this.#rowsRead });
+        yield this.#ended(head, version);
         return;
       }
-      if (head !== "") yield head;
+      if (head !== "") yield this.#said(head);
       base = { version: failed === undefined ? version : undefined, chunks: failed === undefined ? next : {} };
     }
+  }
+
+  #said(text: string): string {
+    this.#checksum = crc32(text, this.#checksum);
+    return text;
+  }
+
+  #ended(text: string, version: string): string {
+    const { body, tail } = endLine(version, this.#rowsRead);
+    return this.#said(text + body) + tail(this.#checksum);
   }
 
   *#sqliteSteps(

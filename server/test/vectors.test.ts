@@ -2,8 +2,9 @@
 import { readFileSync } from "node:fs";
 import { parse } from "devalue";
 import { describe, expect, test } from "vitest";
+import { crc32 } from "../src/checksum.js";
 import { matcher } from "../src/filters.js";
-import { type Frame, line, rangeLine } from "../src/frames.js";
+import { endLine, type Frame, line, rangeLine } from "../src/frames.js";
 import { compareKeys } from "../src/keys.js";
 import { encodeValue } from "../src/values.js";
 import { REVIVERS } from "./revivers.js";
@@ -27,14 +28,27 @@ describe("frames", () => {
     test(text, () => {
       const frame = JSON.parse(text);
       const { table, after, upto, rows, digest } = frame;
+      const end = endLine(frame.version, frame.rows_read);
       const made =
         frame.frame === "range"
           ? rangeLine(table ?? null, after, upto, JSON.stringify(rows), digest)
-          : line(frame as Frame);
+          : frame.frame === "end"
+            ? end.body + end.tail(frame.crc32)
+            : line(frame as Frame);
       expect(made.endsWith("\n")).toBe(true);
       expect(JSON.parse(made)).toEqual(frame);
       expect(made.startsWith(`{"frame":"${frame.frame}"`)).toBe(true);
     });
+  }
+});
+
+test("checksums", () => {
+  for (const [text, checksum] of vectors("frames").checksums as [string, number][]) {
+    expect(crc32(text, 0)).toBe(checksum);
+    for (let cut = 0; cut <= text.length; cut++) {
+      if (text.slice(0, cut).isWellFormed())
+        expect(crc32(text.slice(cut), crc32(text.slice(0, cut), 0))).toBe(checksum);
+    }
   }
 });
 

@@ -84,6 +84,8 @@ class EndFrame(msgspec.Struct, tag_field="frame", tag="end"):
 
     version: str
     rows_read: int = 0
+    crc32: int | None = None
+    """None where it never was on the wire."""
 
 
 class ErrorFrame(msgspec.Struct, tag_field="frame", tag="error", rename={"class_name": "class"}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -52,10 +53,12 @@ class Reply:
         self.size = 0
         self.large: ObjectWriter | None = None
         self.done = False
+        self.checksum = 0
 
     async def line(self, line: bytes) -> None:
         if self.done:
             raise errors.ProtocolError("The Worker went on after the end of its reply.")
+        before, self.checksum = self.checksum, zlib.crc32(b"\n", zlib.crc32(line, self.checksum))
         if line.startswith(b'{"frame":"range"'):
             # The bulk of a reply: decoded by the mirror's thread.
             if self.current is None:
@@ -76,6 +79,7 @@ class Reply:
             self.current = self.left.get((frame.class_name, frame.id))
             if self.current is None:
                 raise errors.ProtocolError(f"The Worker sent the object {frame.id}, which was not asked for.")
+            self.checksum = zlib.crc32(b"\n", zlib.crc32(line))
             await self._keep(frame, len(line))
         elif isinstance(frame, ErrorFrame):
             await self._error(frame)
@@ -86,6 +90,8 @@ class Reply:
         else:
             await self._keep(frame, len(line))
             if isinstance(frame, EndFrame):
+                if frame.crc32 != zlib.crc32(line.rpartition(b',"crc32":')[0], before):
+                    raise errors.UnreachableError(f"What {self.owner.source.url} sent was damaged on its way.")
                 await self._object_done()
 
     async def _keep(self, line: bytes | Frame, size: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+import zlib
 from typing import Any
 
 import msgspec
@@ -44,6 +45,11 @@ def test_frames(line: str) -> None:
 def test_what_is_not_a_frame(line: str) -> None:
     with pytest.raises(ProtocolError):
         frames.decode_frame(line.encode())
+
+
+@pytest.mark.parametrize(("text", "checksum"), vectors("frames")["checksums"])
+def test_checksums(text: str, checksum: int) -> None:
+    assert zlib.crc32(text.encode()) == checksum
 
 
 @pytest.mark.parametrize(("cell", "value"), vectors("cells")["cells"])

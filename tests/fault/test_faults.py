@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -238,13 +239,30 @@ END = {"frame": "end", "version": "v"}
 DONE = {"frame": "done", "objects": 2, "failed": 0}
 
 
+def stream(*frames: Any) -> bytes:
+    """A reply of these frames; an `end` gets the checksum of its object, bytes go in as they are."""
+    data = b""
+    begin = 0
+    for frame in frames:
+        if isinstance(frame, bytes):
+            data += frame + b"\n"
+            continue
+        if frame["frame"] == "object":
+            begin = len(data)
+        line = json.dumps(frame, separators=(",", ":")).encode()
+        if frame["frame"] == "end":
+            line = line[:-1]
+            line += b',"crc32":%d}' % zlib.crc32(data[begin:] + line)
+        data += line + b"\n"
+    return data
+
+
 def fake(changes: Any, *frames: Any) -> FaultServer:
     def handler(connection: socket.socket, request: bytes) -> None:
         if b"/changes" in request[:200]:
             connection.sendall(changes if isinstance(changes, bytes) else reply(json.dumps(changes).encode()))
         else:
-            lines = [f if isinstance(f, bytes) else json.dumps(f, separators=(",", ":")).encode() for f in frames]
-            connection.sendall(reply(b"".join(line + b"\n" for line in lines)))
+            connection.sendall(reply(stream(*frames)))
 
     return FaultServer(handler)
 
