@@ -14,8 +14,8 @@ from durafetch.errors import UsageError
 from durafetch.filters import ALL, Filters
 from durafetch.ids import id_from_name
 from scripts.workerd import Runtime
-from tests.e2e.test_watch import Watching, until
 from tests.support import TOKEN, Zoo, cli, synced, zoo_worker
+from tests.watching import Watching, until
 
 Contents = dict[str, set[str]]
 

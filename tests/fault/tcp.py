@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -13,8 +14,9 @@ from urllib.parse import urlsplit
 class TcpProxy:
     """Passes bytes on to a server. A context manager."""
 
-    def __init__(self, target: str) -> None:
-        """`target`: the server's address, http://host:port."""
+    def __init__(self, target: str, *, every_connection: bool = False) -> None:
+        """`target`: the server's address, http://host:port. `every_connection`: `budget` is not for upgraded ones alone."""
+        self._every_connection = every_connection
         parts = urlsplit(target)
         self._target = (parts.hostname or "", parts.port or 0)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -22,6 +24,8 @@ class TcpProxy:
         self.connections = 0
         self.budget: int | None = None
         """Bytes from the server that still pass on upgraded connections; then they are cut. None: no bound."""
+        self.on_cut: Callable[[], None] | None = None
+        """Called once `budget` is used up."""
         self.refusing = False
         self.stalled = False
         """Nothing is passed on, and nothing closed, as when a machine in between is gone."""
@@ -66,7 +70,7 @@ class TcpProxy:
                 threading.Thread(target=self._pump, args=(source, sink, back), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, back: bool) -> None:
-        upgraded = False
+        upgraded = self._every_connection and back
         try:
             while data := source.recv(65536):
                 while self.stalled:
@@ -77,6 +81,8 @@ class TcpProxy:
                     self.budget -= len(data)
                 sink.sendall(data)
                 if upgraded and self.budget == 0:
+                    if self.on_cut is not None:
+                        self.on_cut()
                     break
         except OSError:
             pass

@@ -78,6 +78,7 @@ class Mirror:
     def _make_views(self) -> None:
         if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'history'").get is None:
             with translated(self.path), writing(self._db):
+                self._tables.refresh()
                 create_history_view(self._db, self._tables)
 
     @classmethod
@@ -131,6 +132,7 @@ class Mirror:
     def dump(self, info: ObjectInfo) -> ObjectDump:
         """All of one object."""
         with translated(self.path):
+            self._tables.refresh()
             return reading.dump_object(self._db, self._tables, info)
 
     def tables(self) -> list[TableInfo]:
@@ -289,6 +291,7 @@ class Mirror:
                 return
             now = iso_now()
             with writing(self._db):
+                self._tables.refresh()
                 if reset:
                     self._db.execute(
                         "UPDATE durable_objects SET status = 'pending', listed = listed + 1 WHERE worker_name = ? AND status = 'ok'",
@@ -431,6 +434,7 @@ class Mirror:
 
     def _begin(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
+        self._tables.refresh()
         self._at = iso_now()
         keep = self.history
         self._keep = None if keep is None else Keep.parse(keep)

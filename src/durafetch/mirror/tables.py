@@ -49,14 +49,23 @@ class Layout:
 
 
 class TableMap:
-    """The mirror's tables, read once and kept in step; forget it after a rollback."""
+    """The mirror's tables, read once; `refresh` it at the begin of a transaction, `forget` it after a rollback."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._db = connection
         self._tables: dict[tuple[str, str], MirrorTable] | None = None
         self._layouts: dict[str, Layout] = {}
+        self._schema_version: object = None
         self.altered = False
         """Tables were made or altered since this was last set to False."""
+
+    def refresh(self) -> None:
+        """Reads the tables anew where any were made or altered since, by whatever process."""
+        # https://www.sqlite.org/pragma.html#pragma_schema_version
+        version = self._db.execute("PRAGMA schema_version").get
+        if version != self._schema_version:
+            self._schema_version = version
+            self.forget()
 
     def forget(self) -> None:
         """What was made is rolled back."""
