@@ -1,4 +1,5 @@
 import { classOf, DIRECTORY_CLASS, directoryShard, type NamespaceOptions, namespaces, shards } from "./namespaces.js";
+import { newsUnderway } from "./news.js";
 
 const RETRY_DELAYS_MS = [250, 2_000, 10_000];
 
@@ -26,6 +27,7 @@ export class Announcer {
   }
 
   async #run(): Promise<void> {
+    const come = newsUnderway();
     for (let attempt = 0; ; attempt++) {
       this.#again = false;
       try {
@@ -40,6 +42,7 @@ export class Announcer {
       }
     }
     this.#busy = false;
+    come();
   }
 
   async #tell(): Promise<void> {

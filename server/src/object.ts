@@ -3,6 +3,7 @@ import { Announcer } from "./announcer.js";
 import type { ObjectPull } from "./frames.js";
 import { instrument } from "./instrument.js";
 import type { NamespaceOptions } from "./namespaces.js";
+import { newsUnderway } from "./news.js";
 import { pullObject } from "./pull.js";
 import { Tracker } from "./tracker.js";
 import { registerWrapped } from "./wrapped.js";
@@ -44,7 +45,11 @@ export function durafetchObject<C extends AnyClass>(Class: C, options: Durafetch
       tracker.onDirty = () => announcer.announce();
       // After the event that started the object: where that is a pull, there is nothing to announce, or else every
       // sync would make the next one wake the same objects again.
-      setTimeout(() => tracker.started(), 0);
+      const come = newsUnderway();
+      setTimeout(() => {
+        tracker.started();
+        come();
+      }, 0);
     }
   };
   watchAlarm(Wrapped.prototype);

@@ -17,6 +17,7 @@ import {
   namespaces,
   shards,
 } from "./namespaces.js";
+import { newsCome } from "./news.js";
 import { PULL_METHOD } from "./object.js";
 import { failure } from "./responses.js";
 import { wrappedClasses } from "./wrapped.js";
@@ -101,6 +102,7 @@ export async function changes(url: URL, context: RouteContext): Promise<Response
       "after has to be a cursor that this call returned, limit a whole number from 1.",
     );
   }
+  await newsCome();
   const perShard = Math.max(1, Math.ceil(limit / count));
   const pages = await Promise.all(
     after.map(({ incarnation, seq }, shard) => shardOf(directory, shard).changes(incarnation, seq, perShard)),

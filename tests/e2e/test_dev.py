@@ -69,7 +69,7 @@ class Dev:
 
     def end(self, how: int = signal.SIGINT) -> None:
         self.process.send_signal(how)
-        assert self.process.wait(10) == 0, self.talk
+        assert self.process.wait(60) == 0, self.talk
         assert not [line for line in self.talk if "Traceback" in line]
 
 
@@ -92,7 +92,8 @@ def test_each_change_is_printed(chat: Worker, project: Path) -> None:
     dev.wait(r"^waiting for .*\.wrangler/state/v3/do: start the Worker", talk=True)
     with Runtime(chat, project / STATE) as runtime:
         post(f"{runtime.url}/rooms/lobby/messages", {"author": "ann", "text": "hi"})
-        dev.wait(r"^\d\d:\d\d:\d\d\.\d{3}  Room lobby +\(new, \d+ ms after \d\d:\d\d:\d\d\.\d{3}\)$")
+        # The name comes from another file than the contents, which may be a moment later.
+        dev.wait(r"^\d\d:\d\d:\d\d\.\d{3}  Room (lobby|[0-9a-f]{12}…) +\(new, \d+ ms after \d\d:\d\d:\d\d\.\d{3}\)$")
         dev.wait(r'^  \+ kv        last  \{"author": "ann", "at": "20\d\d-')
         dev.wait(r"^  \+ messages  #1    author=ann  text=hi  at=20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
         dev.wait(r"^  \+ members   ann   messages=1$")
@@ -164,9 +165,11 @@ def test_once(chat: Worker, project: Path) -> None:
         assert json.loads(done.stdout)["objects"] == {"known": 1, "visited": 1, "changed": 1, "failed": 0, "gone": 0}
         assert cli("verify", str(project), "--db", "m.sqlite", cwd=project.parent).returncode == 0
         assert "value" in cli("show", "Counter", "c", "--db", "m.sqlite", cwd=project.parent).stdout
-        dry = cli("sync", str(project), "--db", "m.sqlite", "--dry-run", "--json", cwd=project.parent)
-        assert json.loads(dry.stdout)["sources"][0] == {"source": str(project), "known": 1, "would_visit": 0}
         assert cli("doctor", str(project), "--db", "m.sqlite", cwd=project.parent).returncode == 0
+    # The runtime has closed the object's file, which may look like another version of it.
+    cli("sync", str(project), "--db", "m.sqlite", cwd=project.parent)
+    dry = cli("sync", str(project), "--db", "m.sqlite", "--dry-run", "--json", cwd=project.parent)
+    assert json.loads(dry.stdout)["sources"][0] == {"source": str(project), "known": 1, "would_visit": 0}
     assert cli("dev", "--once", cwd=project.parent).returncode == 2
 
 

@@ -377,3 +377,20 @@ def test_a_writer_waits_for_another_from_the_beginning(tmp_path: Path) -> None:
     assert two.execute("SELECT group_concat(name) FROM _durafetch_settings ORDER BY 1").get == "one,seed"
     one.close()
     two.close()
+
+
+def test_another_process_makes_tables_and_adds_the_worker(zoo: Zoo, tmp_path: Path) -> None:
+    """A mirror that stays open sees what another process made of the same file meanwhile."""
+    with Mirror(tmp_path / "m.sqlite") as one, Mirror(tmp_path / "m.sqlite") as two:
+        for n, mirror in enumerate((one, two, one, two)):
+            zoo.run("Zoo", "both", ["sql", f"CREATE TABLE both{n}(a, b{n})"], ["sql", f"INSERT INTO both{n} VALUES (1, 2)"],
+                    ["sql", f"ALTER TABLE both0 ADD COLUMN c{n}"])  # fmt: skip
+            synced(mirror, zoo.source())
+            for reader in (one, two):
+                tables = reader.dump(reader.find("Zoo", "both")).tables
+                assert [len(table.rows) for table in tables.values()] == [1] * (n + 1)
+                assert tables["both0"].columns[-1] == f"c{n}"
+        first, second = (m.add_worker("same id", "same", "http://127.0.0.1") for m in (one, two))
+        assert first == second
+        with pytest.raises(errors.WorkerNameTakenError):
+            two.add_worker("another id", "same", "http://127.0.0.1")

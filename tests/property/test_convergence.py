@@ -59,7 +59,7 @@ class Convergence(AppMachine):
         self.local.history = "1000000"
         self.local_sync = LocalSync(self.local, LocalSource(self.runtime.state))
         self.local_sync.run()
-        self.moments: list[tuple[str, dict[tuple[str, Any, str], str]]] = []
+        self.moments: list[tuple[str, list[tuple[str, Any, str]]]] = []
         self.watched: Watching | None = None
 
     def teardown(self) -> None:
@@ -238,40 +238,27 @@ class Convergence(AppMachine):
         self.moments.append((moment, self.as_of(moment)))
         assert self.moments[-1][1] == self.contents()
 
-    def as_of(self, moment: str) -> dict[tuple[str, Any, str], str]:
+    def as_of(self, moment: str) -> list[tuple[str, Any, str]]:
         """What the objects of this run had at a moment, by the view `history`."""
-        found: dict[tuple[str, Any, str], str] = {}
         sql = (
-            "SELECT id, table_name, typeof(key) || key, value FROM history WHERE kind IN ('kv', 'table') "
+            "SELECT id, table_name, value FROM history WHERE kind IN ('kv', 'table') "
             "AND valid_from <= :at AND :at < valid_to"
         )
         own = {self.id_of(*key) for key in self.objects}
-        for id, table, key, value in self.local.query(sql, {"at": moment}):
-            if id in own:
-                assert (id, table, key) not in found
-                found[str(id), table, str(key)] = bare(str(value))
-        return found
+        rows = self.local.query(sql, {"at": moment})
+        return sorted((str(id), table or "", bare(str(value))) for id, table, value in rows if id in own)
 
-    def contents(self) -> dict[tuple[str, Any, str], str]:
+    def contents(self) -> list[tuple[str, Any, str]]:
         """The same, now, by the objects' dumps."""
-        found: dict[tuple[str, Any, str], str] = {}
+        found: list[tuple[str, Any, str]] = []
         for cls, name in self.objects:
             id = self.id_of(cls, name)
             dump = self.local.dump(self.local.find(cls, id))
-            for key, val, _ in dump.entries:
-                found[id, None, f"text{key}"] = bare(val)
-            for definition in dump.definitions:
-                table = dump.tables[definition.name]
-                places = [table.columns.index(c) for c, _ in definition.key] or [0]
-                for row in table.rows:
-                    cells = [row[place] for place in places]
-                    [(own,)] = (
-                        self.local.query("SELECT typeof(?1) || ?1", cells)
-                        if len(cells) == 1
-                        else self.local.query(f"SELECT 'text' || json_array({', '.join('?' * len(cells))})", cells)
-                    )
-                    found[id, definition.name, str(own)] = bare(row_json(table.columns, row) or "")
-        return found
+            found += [(id, "", bare(val)) for _, val, _ in dump.entries]
+            for table in dump.tables:
+                rows = dump.tables[table]
+                found += [(id, table, bare(row_json(rows.columns, row) or "")) for row in rows.rows]
+        return sorted(found)
 
 
 def bare(text: str) -> str:

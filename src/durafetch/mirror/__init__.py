@@ -230,6 +230,9 @@ class Mirror:
     def add_worker(self, worker_id: str, name: str, url: str) -> KnownWorker:
         """Adds a Worker; raises WorkerNameTakenError where the mirror has another one of this name."""
         with translated(self.path), writing(self._db):
+            known = self.worker(worker_id)
+            if known is not None:
+                return known  # another process was faster
             if self._db.execute("SELECT 1 FROM _durafetch_workers WHERE worker_name = ?", (name,)).get:
                 raise WorkerNameTakenError(
                     f"{self.path} already holds another Worker called {name}.",
