@@ -65,7 +65,8 @@ test-server: setup
 	cd server && $(WITH_NODE) npm test --silent
 
 test-python: setup tests/wrangler3/node_modules/.ready
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadfile --basetemp .tests
+	$(PYTHON) -m scripts.leaks .tests
 
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -85,4 +86,4 @@ generate: setup
 	$(PYTHON) scripts/generate.py
 
 clean:
-	rm -rf $(VENV) server/node_modules tests/wrangler3/node_modules server/dist dist .mypy_cache .ruff_cache .pytest_cache durafetch-demo.sqlite*
+	rm -rf $(VENV) server/node_modules tests/wrangler3/node_modules server/dist dist .tests .mypy_cache .ruff_cache .pytest_cache durafetch-demo.sqlite*

@@ -18,6 +18,8 @@ export const WATCHER_TIMEOUT_MS = 60000;
 export const MAX_DISCOVER_OBJECTS = 1000;
 /** One frame, its line end included (bytes). */
 export const MAX_LINE_BYTES = 67108864;
+/** The tables of one object (tables). */
+export const MAX_TABLES = 10000;
 /** The nesting of a value sent as plain JSON; deeper ones are sent as devalue text (levels). */
 export const MAX_DEPTH = 500;
 /** An object whose frames fit is read in one synchronous turn (bytes). */

@@ -19,7 +19,7 @@ import {
 } from "./namespaces.js";
 import { newsCome } from "./news.js";
 import { PULL_METHOD } from "./object.js";
-import { failure } from "./responses.js";
+import { contentEncoding, failure } from "./responses.js";
 import { wrappedClasses } from "./wrapped.js";
 
 export interface DurafetchWorkerOptions extends NamespaceOptions {
@@ -88,7 +88,7 @@ function shardOf(directory: Namespace, shard: number): Shard {
 }
 
 /** `GET v1/changes?after=CURSOR&limit=N` */
-export async function changes(url: URL, context: RouteContext): Promise<Response> {
+export async function changes(request: Request, url: URL, context: RouteContext): Promise<Response> {
   const directory = known(context).get(DIRECTORY_CLASS);
   if (directory === undefined) return noDirectory();
   const limitText = url.searchParams.get("limit") ?? String(MAX_CHANGES_PAGE);
@@ -107,7 +107,7 @@ export async function changes(url: URL, context: RouteContext): Promise<Response
   const pages = await Promise.all(
     after.map(({ incarnation, seq }, shard) => shardOf(directory, shard).changes(incarnation, seq, perShard)),
   );
-  return Response.json({
+  const page = {
     protocol: PROTOCOL_VERSION,
     worker: identity(directory, context.options),
     cursor: pages.map((page) => `${page.incarnation}:${page.seq}`).join(","),
@@ -117,7 +117,8 @@ export async function changes(url: URL, context: RouteContext): Promise<Response
       return before !== null && before !== page.incarnation;
     }),
     objects: pages.flatMap((page) => page.objects),
-  });
+  };
+  return Response.json(page, { headers: contentEncoding(request) });
 }
 
 /** Where each shard was read to; undefined where the text is no cursor. */
@@ -144,7 +145,11 @@ export async function pull(request: Request, context: RouteContext): Promise<Res
   const { readable, writable } = new IdentityTransformStream();
   context.ctx.waitUntil(writeFrames(parsed, known(context), writable));
   return new Response(readable, {
-    headers: { "Content-Type": "application/x-ndjson; charset=utf-8", "Cache-Control": "no-store" },
+    headers: {
+      "Content-Type": "application/x-ndjson; charset=utf-8",
+      "Cache-Control": "no-store",
+      ...contentEncoding(request),
+    },
   });
 }
 

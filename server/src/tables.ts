@@ -1,5 +1,6 @@
 import type { RangeReader, ReadRange } from "./chunking.js";
 import type { Bound, Cell, SchemaEntry, TableDefinition } from "./frames.js";
+import { MAX_TABLES } from "./limits.js";
 
 /** Virtual tables whose rows are data; for any other module only the definition is kept. */
 const DATA_MODULES = /\busing\s+(?:fts5|rtree|rtree_i32)\b/i;
@@ -57,6 +58,7 @@ export function readSchema(sql: SqlStorage): Schema {
     if (kind.type === "virtual" && !DATA_MODULES.test(row.sql ?? "")) continue;
     tables.push(describeTable(sql, row.name, kind.type === "virtual" ? "virtual" : "table", kind.wr === 1));
   }
+  if (tables.length > MAX_TABLES) throw new RangeError(`The object has more than ${MAX_TABLES} tables.`);
   const shadow = new Set([...kinds].filter(([, kind]) => kind.type === "shadow").map(([name]) => name));
   const entries = master
     .filter((row) => !shadow.has(row.tbl_name))

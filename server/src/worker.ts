@@ -90,7 +90,7 @@ type Answer = (context: RouteContext, url: URL, request: Request) => Promise<Res
 
 const CALLS: Record<string, { method: string; answer: Answer }> = {
   "v1/info": { method: "GET", answer: info },
-  "v1/changes": { method: "GET", answer: (context, url) => changes(url, context) },
+  "v1/changes": { method: "GET", answer: (context, url, request) => changes(request, url, context) },
   "v1/watch": { method: "GET", answer: (context, url, request) => watch(request, url, context) },
   "v1/pull": { method: "POST", answer: (context, _, request) => pull(request, context) },
   "v1/discover": { method: "POST", answer: (context, _, request) => discover(request, context) },

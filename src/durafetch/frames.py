@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from durafetch.errors import ProtocolError
-from durafetch.limits import MAX_LINE_BYTES
+from durafetch.limits import MAX_LINE_BYTES, MAX_TABLES
 
 Bound = list[Any] | None
 """A key, as its tagged cells (a SQL table) or `[key]` (entries); None is −∞ or +∞."""
@@ -48,7 +48,7 @@ class SchemaEntry(msgspec.Struct):
 class TablesFrame(msgspec.Struct, tag_field="frame", tag="tables"):
     """These are all the tables, and all the definitions, of the object."""
 
-    tables: list[TableDefinition]
+    tables: Annotated[list[TableDefinition], msgspec.Meta(max_length=MAX_TABLES)]
     schema: list[SchemaEntry]
 
 

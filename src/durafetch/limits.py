@@ -18,6 +18,8 @@ MAX_DISCOVER_OBJECTS = 1_000
 """The names and ids in one `discover` request (objects)."""
 MAX_LINE_BYTES = 67_108_864
 """One frame, its line end included (bytes)."""
+MAX_TABLES = 10_000
+"""The tables of one object (tables)."""
 MAX_DEPTH = 500
 """The nesting of a value sent as plain JSON; deeper ones are sent as devalue text (levels)."""
 SMALL_REPLY_BYTES = 1_048_576

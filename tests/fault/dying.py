@@ -1,25 +1,28 @@
-"""`durafetch` that dies at the n-th write to its disk: `python -m tests.fault.dying N|- COUNT_FILE arguments...`.
-
-SQLite's calls are counted: writes, syncs, truncations, all files together. With "-" it lives, and COUNT_FILE has their number.
-"""
+"""`durafetch` that is killed at the n-th of SQLite's calls that write to its disk."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
+import aiohttp  # noqa: F401  what a child would otherwise import each time anew
 import apsw
+import rich.console  # noqa: F401
 
+import durafetch.sync  # noqa: F401
 from durafetch.__main__ import main
+from scripts.workerd import ROOT
+from tests.support import TOKEN
 
 
 class DyingDisk(apsw.VFS):
     """SQLite's own disk, and the process's default, until `at` calls were made; then the process is killed."""
 
-    def __init__(self, at: int | None) -> None:
+    def __init__(self, at: int) -> None:
         self.system = apsw.vfs_names()[0]
         super().__init__("dying", base=self.system, makedefault=True)
         self.at = at
@@ -52,11 +55,51 @@ class DyingFile(apsw.VFSFile):
         super().xTruncate(size)
 
 
+class Dying:
+    """Runs `durafetch` so that it dies at a write. A context manager: a process that forks one for each run."""
+
+    def __enter__(self) -> Dying:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fault.dying"], cwd=ROOT, env={**os.environ, "DURAFETCH_TOKEN": TOKEN},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+    def run(self, at: int, *arguments: str) -> int:
+        """The exit status, -9 where it was killed at the `at`-th call (writes, syncs and truncations, of all files)."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps([at, *arguments]) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
+def serve() -> None:
+    """Forks for each line of standard input, and prints the child's exit status."""
+    for line in sys.stdin:
+        at, *arguments = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            os.dup2(2, 1)
+            disk = DyingDisk(at)
+            assert disk is not None
+            sys.argv[1:] = arguments
+            status = 0
+            try:
+                main()
+            except SystemExit as exit_:
+                status = exit_.code if isinstance(exit_.code, int) else 1
+            except BaseException:
+                status = 99
+            os._exit(status)
+        _, result = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(result), flush=True)
+
+
 if __name__ == "__main__":
-    disk = DyingDisk(None if sys.argv[1] == "-" else int(sys.argv[1]))
-    counted = Path(sys.argv[2])
-    sys.argv[1:] = sys.argv[3:]
-    try:
-        main()
-    finally:
-        counted.write_text(str(disk.count))
+    serve()

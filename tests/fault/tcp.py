@@ -26,6 +26,8 @@ class TcpProxy:
         """Bytes from the server that still pass on upgraded connections; then they are cut. None: no bound."""
         self.on_cut: Callable[[], None] | None = None
         """Called once `budget` is used up."""
+        self.seen: bytes | None = None
+        """What came from the server, where it is b"" at first."""
         self.refusing = False
         self.stalled = False
         """Nothing is passed on, and nothing closed, as when a machine in between is gone."""
@@ -79,6 +81,8 @@ class TcpProxy:
                 if upgraded and self.budget is not None:
                     data = data[: self.budget]
                     self.budget -= len(data)
+                if back and self.seen is not None:
+                    self.seen += data
                 sink.sendall(data)
                 if upgraded and self.budget == 0:
                     if self.on_cut is not None:

@@ -1,4 +1,4 @@
-"""The disk fails, or runs full, at the n-th call that SQLite makes for the mirror, for n = 1, 2, 3 … until it never does.
+"""The disk fails, runs full, or loses what was not synced, at the n-th call that SQLite makes for the mirror, for n = 1, 2, 3 …
 
 Each time: a documented error and nothing else, and a mirror that opens, is sound, and is brought to its end by the next run.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import apsw
@@ -169,3 +170,104 @@ def test_the_disk_fails_at_every_call(
         step = max(1, n // 12)
         n += step
     assert failed >= {"xWrite": 10, "xRead": 5, "xSync": 1, "xTruncate": 0}[kind]
+
+
+class LosingDisk(apsw.VFS):
+    """SQLite's own disk; before each call it is noted what would be left of the files if the power failed there.
+
+    Of what was written since a file's last sync some is there and some is not, whole or in part.
+    """
+
+    def __init__(self, random: Random) -> None:
+        super().__init__("losing", base=SYSTEM, makedefault=True)
+        self.random = random
+        self.synced: dict[str, bytes] = {}
+        self.unsynced: dict[str, list[tuple[int, bytes | None]]] = {}
+        """Writes (offset, data) and truncations (size, None) of a file since its last sync."""
+        self.images: list[dict[str, bytes]] = []
+
+    def xOpen(self, name: Any, flags: list[int]) -> Any:
+        path = name.filename() if isinstance(name, apsw.URIFilename) else name
+        if path not in self.synced:
+            self.synced[path] = Path(path).read_bytes() if Path(path).exists() else b""
+            self.unsynced[path] = []
+        return LosingFile(self, path, name, flags)
+
+    def xDelete(self, name: str, syncdir: bool) -> None:
+        super().xDelete(name, syncdir)
+        self.note()
+        self.synced.pop(name, None)
+        self.unsynced.pop(name, None)
+
+    def note(self) -> None:
+        image = {}
+        for path, data in self.synced.items():
+            left = bytearray(data)
+            for offset, written in self.unsynced[path]:
+                chance = self.random.random()
+                if chance < 0.4:
+                    continue
+                if written is None:
+                    del left[offset:]
+                    continue
+                if chance < 0.6:
+                    written = written[: self.random.randrange(len(written) + 1)]
+                left.extend(bytes(max(0, offset - len(left))))
+                left[offset : offset + len(written)] = written
+            image[path] = bytes(left)
+        self.images.append(image)
+
+
+class LosingFile(apsw.VFSFile):
+    def __init__(self, disk: LosingDisk, path: str, name: Any, flags: list[int]) -> None:
+        super().__init__(SYSTEM, name, flags)
+        self._disk, self._path = disk, path
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        super().xWrite(data, offset)
+        self._disk.unsynced[self._path].append((offset, bytes(data)))
+        self._disk.note()
+
+    def xTruncate(self, size: int) -> None:
+        super().xTruncate(size)
+        self._disk.unsynced[self._path].append((size, None))
+        self._disk.note()
+
+    def xSync(self, flags: int) -> None:
+        super().xSync(flags)
+        self._disk.synced[self._path] = Path(self._path).read_bytes()
+        self._disk.unsynced[self._path] = []
+        self._disk.note()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_power_fails_at_every_call(states: tuple[Path, Path], tmp_path: Path, first: bool) -> None:
+    before, after = states
+    place = tmp_path / "state"
+    path = tmp_path / "mirror" / "m.sqlite"
+    path.parent.mkdir()
+    had: list[Any] = []
+    if not first:
+        sync(path, before, place)
+        had = dump(path)
+    losing = LosingDisk(Random(7))
+    try:
+        sync(path, after, place)
+    finally:
+        losing.unregister()
+        apsw.set_default_vfs(SYSTEM)
+    wanted = dump(path)
+    old, new = ({part[0]: part[2:] for part in parts} for parts in (had, wanted))
+    changed = 0
+    for image in losing.images[:: max(1, len(losing.images) // 150)]:
+        for leftover in path.parent.iterdir():
+            leftover.unlink()
+        for name, data in image.items():
+            Path(name).write_bytes(data)
+        now = dump(path)
+        for id_, _, *contents in now:
+            assert tuple(contents) in (old.get(id_), new.get(id_), ([], "{}", [])), id_
+        changed += now not in (had, wanted)
+        sync(path, after, place)
+        assert dump(path) == wanted
+    assert len(losing.images) > 30

@@ -351,6 +351,79 @@ def test_hostile_names(mirror: Mirror) -> None:
     assert mirror.find("sqlite_ünï", "i1").entries == 1
 
 
+def test_many_tables(mirror: Mirror) -> None:
+    """As many as an object may have, in a time that grows as their number; a million are refused."""
+
+    def tables(count: int) -> dict[str, Any]:
+        return {
+            **TABLES,
+            "tables": [
+                {"name": f"t{n}", "kind": "table", "columns": ["a"], "rowid": True, "key": []} for n in range(count)
+            ],
+        }
+
+    with fake({**CHANGES, "objects": CHANGES["objects"][:1]}, HEAD, tables(1_000_000), ENTRIES, END, DONE) as server:  # type: ignore[index]
+        error = sync_sources(mirror, [WorkerSource(server.url, token=TOKEN)]).error()
+    assert isinstance(error, errors.ProtocolError)
+    assert not [t for t in mirror.tables() if "__" in t.name]
+    ranges = [
+        {"frame": "range", "table": f"t{n}", "after": None, "upto": None, "digest": "d", "rows": [[1, n]]}
+        for n in range(2000)
+    ]
+    with fake(
+        {**CHANGES, "objects": CHANGES["objects"][:1]}, HEAD, tables(2000), ENTRIES, *ranges, END, DONE
+    ) as server:  # type: ignore[index]
+        synced(mirror, WorkerSource(server.url, token=TOKEN))
+    assert mirror.find("C", "i1").rows == 2000
+
+
+def peak_kb() -> int:
+    """The most memory that this process has had since `/proc/self/clear_refs` was told to forget."""
+    return int(
+        next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1]
+    )
+
+
+def forget_peak() -> int:
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_kb()
+
+
+@pytest.mark.parametrize("call", ["changes", "pull"])
+def test_a_bomb_by_compression(mirror: Mirror, call: str) -> None:
+    """Two gigabytes of nothing, in two megabytes, sent whether or not it was asked for compression."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    bomb = b"".join([*(packer.compress(b" " * 2**24) for _ in range(128)), packer.flush()])
+
+    def handler(connection: socket.socket, request: bytes) -> None:
+        if call.encode() in request[:200]:
+            connection.sendall(reply(bomb, "200 OK", "Content-Encoding: gzip"))
+        else:
+            connection.sendall(reply(json.dumps(CHANGES).encode()))
+
+    before = forget_peak()
+    with FaultServer(handler) as server:
+        error = sync_sources(mirror, [WorkerSource(server.url, token=TOKEN)]).error()
+    assert isinstance(error, errors.NotDurafetchError | errors.ProtocolError), error
+    assert peak_kb() - before < 250_000
+
+
+def test_compression(zoo: Zoo, mirror: Mirror, tmp_path: Path) -> None:
+    """Asked for where replies cross a network; on loopback only where a test wants it."""
+    zoo.run("Zoo", "packed", ["many", 2000, 100])
+    plain, packed = zoo.source(), WorkerSource(zoo.url, token=TOKEN, name="zoo", compression=True)
+    synced(mirror, packed)
+    with Mirror(tmp_path / "plain.sqlite") as other:
+        synced(other, plain)
+    assert packed.traffic.bytes < plain.traffic.bytes / 5
+    check_equal(mirror, zoo, tmp_path)
+    assert WorkerSource("https://example.com", token=TOKEN)._compression
+    for damage in (b"\x1f\x8b garbage", b"plain", b""):
+        with fake(reply(damage, "200 OK", "Content-Encoding: gzip")) as server:
+            error = sync_sources(mirror, [WorkerSource(server.url, token=TOKEN)]).error()
+        assert isinstance(error, errors.UnreachableError)
+
+
 def test_a_full_disk(zoo: Zoo, tmp_path: Path) -> None:
     """SQLite's own limit on pages makes it report a full disk."""
     zoo.run("Zoo", "big", ["many", 2000, 1000, "big"])

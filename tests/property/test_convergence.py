@@ -7,8 +7,7 @@ the model in memory are equal; incremental equals full; and what was at any mome
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import signal
 import tempfile
 import threading
 import time
@@ -30,7 +29,8 @@ from durafetch.mirror.changes import row_json
 from durafetch.mirror.database import iso_now
 from durafetch.sources.local import LocalSource
 from durafetch.sync_local import LocalSync
-from scripts.workerd import ROOT, Runtime, environment
+from scripts.workerd import Runtime
+from tests.fault.dying import Dying
 from tests.fault.tcp import TcpProxy
 from tests.oracle.state import of_file, of_mirror
 from tests.oracle.values import ValueOracle
@@ -47,6 +47,7 @@ TYPED = st.sampled_from(["$map", "$set", "$withDate", "$bigint", "$uint8", "$neg
 class Convergence(AppMachine):
     runtime: ClassVar[Runtime]
     proxy: ClassVar[TcpProxy]
+    dying: ClassVar[Dying]
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,11 +129,8 @@ class Convergence(AppMachine):
 
     @rule(at=st.integers(1, 60))
     def command_killed(self, at: int) -> None:
-        subprocess.run(
-            [sys.executable, "-m", "tests.fault.dying", str(at), self.folder / "count", "sync", self.zoo.url, "--db", self.path,
-             "--quiet"],
-            cwd=ROOT, env={**environment(), "DURAFETCH_TOKEN": TOKEN}, stderr=subprocess.DEVNULL, timeout=120,
-        )  # fmt: skip
+        status = self.dying.run(at, "sync", self.zoo.url, "--db", str(self.path))
+        assert status in (0, -signal.SIGKILL)
         self.plausible(self.mirror)
 
     @rule(data=st.data())
@@ -274,8 +272,9 @@ def running(bundles: Path) -> Iterator[None]:
         Runtime(zoo_worker(bundles), Path(name) / "state") as runtime,
         ValueOracle(Path(name)) as values,
         TcpProxy(runtime.url, every_connection=True) as proxy,
+        Dying() as dying,
     ):
-        Convergence.runtime, Convergence.proxy = runtime, proxy
+        Convergence.runtime, Convergence.proxy, Convergence.dying = runtime, proxy, dying
         Convergence.folder, Convergence.values = Path(name), values
         Zoo(runtime).ready()
         yield

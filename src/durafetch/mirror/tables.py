@@ -56,6 +56,7 @@ class TableMap:
         self._tables: dict[tuple[str, str], MirrorTable] | None = None
         self._layouts: dict[str, Layout] = {}
         self._schema_version: object = None
+        self._taken: set[str] | None = None
         self.altered = False
         """Tables were made or altered since this was last set to False."""
 
@@ -71,6 +72,7 @@ class TableMap:
         """What was made is rolled back."""
         self._tables = None
         self._layouts = {}
+        self._taken = None
 
     @property
     def tables(self) -> dict[tuple[str, str], MirrorTable]:
@@ -129,13 +131,14 @@ class TableMap:
         return [(table.columns[column.lower()], collation) for column, collation in definition.key]
 
     def _create(self, class_name: str, definition: TableDefinition) -> MirrorTable:
-        taken = {name.lower() for (name,) in self._db.execute("SELECT name FROM sqlite_master")}
+        if self._taken is None:
+            self._taken = {name.lower() for (name,) in self._db.execute("SELECT name FROM sqlite_master")}
         wanted = f"{class_name}__{definition.name}"
         if wanted.lower().startswith(("sqlite_", "_durafetch_")):
             wanted = f"class_{wanted}"
         lowered = {column.lower() for column in definition.columns}
         table = MirrorTable(
-            free_name(wanted, taken),
+            free_name(wanted, self._taken),
             class_name,
             definition.name,
             free_name("name", lowered | set(RESERVED)),
@@ -152,6 +155,7 @@ class TableMap:
             (table.name, class_name, definition.name, table.name_column, json.dumps(table.key)),
         )
         self.tables[class_name, definition.name.lower()] = table
+        self._taken.add(table.name.lower())
         self.altered = True
         return table
 
@@ -241,4 +245,5 @@ class TableMap:
             self._db.execute(sql)
         self._db.execute("UPDATE _durafetch_tables SET key = NULL WHERE mirror_table = ?", (table.name,))
         self._layouts = {}
+        self._taken = None
         self.altered = True

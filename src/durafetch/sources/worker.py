@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ READ_TIMEOUT_S: Final = 60.0
 PING_INTERVAL_S: Final = 20.0
 PONG_TIMEOUT_S: Final = 10.0
 MAX_JSON_BYTES: Final = 64 * 1024 * 1024
+MAX_REFUSAL_BYTES: Final = 64 * 1024
+UNPACKED_BYTES: Final = 1024 * 1024
+"""What a compressed reply is unpacked to at a time."""
 PREFIX: Final = "/__durafetch/v1/"
 
 
@@ -103,11 +107,13 @@ class WorkerSource:
         name: str | None = None,
         label: str | None = None,
         filters: Filters = ALL,
+        compression: bool | None = None,
     ) -> None:
         """Raises UsageError and InsecureUrlError for an address that cannot be used.
 
         `name`: what the mirror calls the Worker, whatever it calls itself. `label`: how messages call this source, and
         what the mirror calls a Worker that has no name at all; default: its address. `filters`: what of it is mirrored.
+        `compression`: whether replies are to be compressed; default: where they cross a network.
         """
         self.filters = filters
         self.url = normalized_url(url)
@@ -116,6 +122,7 @@ class WorkerSource:
         self.default_name = label or urlsplit(self.url).netloc
         self.traffic = Traffic()
         self._token = token
+        self._compression = not is_loopback(urlsplit(self.url).hostname or "") if compression is None else compression
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -125,7 +132,12 @@ class WorkerSource:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
         self._session = aiohttp.ClientSession(
             timeout=timeout,
-            headers={"Authorization": f"Bearer {self._token}", "User-Agent": "durafetch"},
+            headers={
+                "Authorization": f"Bearer {self._token}",
+                "User-Agent": "durafetch",
+                "Accept-Encoding": "gzip" if self._compression else "identity",
+            },
+            auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             connector=aiohttp.TCPConnector(limit=16),
             read_bufsize=512 * 1024,
@@ -192,7 +204,7 @@ class WorkerSource:
         """Tells the Worker of objects that have not started since Durafetch was added. Raises as `changes` does."""
         body = msgspec.json.encode({"class": class_name, "names": names, "ids": ids})
         async with self._request("POST", "discover", body) as response:
-            data = await response.content.read(MAX_JSON_BYTES)
+            data = await self._whole(response)
         try:
             return msgspec.json.decode(data, type=Discovered)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -212,8 +224,7 @@ class WorkerSource:
     async def _lines(self, response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
         splitter = LineSplitter()
         try:
-            async for data in response.content.iter_any():
-                self.traffic.bytes += len(data)
+            async for data in self._data(response):
                 lines = list(splitter.feed(data))
                 if lines:
                     yield lines
@@ -221,6 +232,23 @@ class WorkerSource:
             raise errors.UnreachableError(f"The connection to {self.url} broke off: {_reason(error)}.") from None
         if splitter.pending:
             raise errors.UnreachableError(f"The connection to {self.url} broke off in the middle of a line.")
+
+    async def _data(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """A reply's bytes as they arrive, unpacked in pieces of a bounded size, whatever they unpack to."""
+        unpacker = None if response.headers.get("Content-Encoding") is None else zlib.decompressobj(zlib.MAX_WBITS | 16)
+        async for data in response.content.iter_any():
+            self.traffic.bytes += len(data)
+            if unpacker is None:
+                yield data
+                continue
+            try:
+                while data:
+                    yield unpacker.decompress(data, UNPACKED_BYTES)
+                    data = unpacker.unconsumed_tail
+            except zlib.error:
+                raise errors.UnreachableError(f"What {self.url} sent was damaged on its way.") from None
+        if unpacker is not None and not unpacker.eof:
+            raise errors.UnreachableError(f"The reply of {self.url} ended too early.")
 
     @asynccontextmanager
     async def _request(
@@ -252,9 +280,9 @@ class WorkerSource:
                 f"If you trust it, use that address: {shown}",
             )
         try:
-            answer = msgspec.json.decode(await response.content.read(64 * 1024))
+            answer = msgspec.json.decode(await self._whole(response, MAX_REFUSAL_BYTES))
             code, message = str(answer["error"]["code"]), str(answer["error"]["message"])
-        except (msgspec.DecodeError, KeyError, TypeError, aiohttp.ClientError, TimeoutError, OSError):
+        except (msgspec.DecodeError, KeyError, TypeError, errors.DurafetchError):
             code, message = "", ""
         if code == "unauthorized" or (status in (401, 403) and code != "insecure"):
             return errors.NotAuthorizedError(f"{self.url} does not accept the token.")
@@ -270,14 +298,20 @@ class WorkerSource:
             f"{self.url} answered with the status {status}, as durafetch-server never does."
         )
 
-    async def _json(self, response: aiohttp.ClientResponse, kind: type[Any]) -> Any:
+    async def _whole(self, response: aiohttp.ClientResponse, limit: int = MAX_JSON_BYTES) -> bytes:
+        """A reply's bytes up to a limit."""
+        data = bytearray()
         try:
-            data = await response.content.read(MAX_JSON_BYTES)
-            while len(data) < MAX_JSON_BYTES and (more := await response.content.read(MAX_JSON_BYTES - len(data))):
-                data += more
+            async for part in self._data(response):
+                data += part[: limit - len(data)]
+                if len(data) == limit:
+                    break
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise errors.UnreachableError(f"The connection to {self.url} broke off: {_reason(error)}.") from None
-        self.traffic.bytes += len(data)
+        return bytes(data)
+
+    async def _json(self, response: aiohttp.ClientResponse, kind: type[Any]) -> Any:
+        data = await self._whole(response)
         try:
             raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
             protocol = msgspec.json.decode(raw["protocol"], type=int)
