@@ -6,7 +6,7 @@ WITH_NODE = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PORT ?= 8787
 STATE ?=
 
-.PHONY: mutate bench recording soak help setup demo example test test-python test-server lint format generate clean
+.PHONY: coverage mutate bench recording soak help setup demo example test test-python test-server lint format generate clean
 
 help:
 	@echo "make demo      the whole path on the example: create, mirror, query, change, mirror again"
@@ -14,6 +14,7 @@ help:
 	@echo "make soak      the random convergence test for longer (EXAMPLES=300), and watch under load (MINUTES=10)"
 	@echo "make bench     what is fast, against limits measured in the same run (NAME=v8_decode)"
 	@echo "make mutate    breaks the product in marked ways, and shows that a test catches each"
+	@echo "make coverage  which branches of both languages the tests run (some minutes)"
 	@echo "make recording docs/dev.svg: durafetch dev beside the example, as it was printed"
 	@echo "make lint      linters, types, stale generated files"
 	@echo "make example   the example Worker in the foreground (PORT=8787 STATE=folder)"
@@ -67,6 +68,9 @@ test-server: setup
 test-python: setup tests/wrangler3/node_modules/.ready
 	$(PYTHON) -m pytest -n 2 --dist loadfile --basetemp .tests
 	$(PYTHON) -m scripts.leaks .tests
+
+coverage: setup tests/wrangler3/node_modules/.ready
+	$(PYTHON) -m scripts.coverage
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -13,7 +13,9 @@ import apsw
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ["v8_decode", "local_dev", "live_latency"]
+NAMES = [
+    "cli_start", "v8_decode", "query", "first_sync", "no_change", "app_overhead", "live_latency", "local_dev", "big_object",
+]  # fmt: skip
 RESULTS = Path(__file__).with_name("results.json")
 
 

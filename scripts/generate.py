@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = ROOT / "protocol" / "limits.json"
-COG_FILES = ["PROTOCOL.md", "docs/cli.md", "docs/errors.md", "docs/config.md"]
+COG_FILES = ["PROTOCOL.md", "docs/cli.md", "docs/errors.md", "docs/config.md", "docs/cost.md"]
 
 
 def limits() -> dict[str, dict[str, str | int]]:
@@ -81,6 +81,57 @@ def config_table() -> str:
     return "\n".join(
         ["| setting | what |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in SETTINGS.items())]
     )
+
+
+ROWS, WRITES, ACTIVE_S, BATCH, PAGE = 100, 20, 0.02, 100, 10_000
+"""Of docs/cost.md's example: rows of an object, the app's writes to one that changes, how long a pull keeps it active;
+objects in one pull request and in one page of the listing."""
+
+
+def price_table() -> str:
+    """Cloudflare's prices, as src/durafetch/cost.py has them."""
+    from durafetch.cost import MEMORY_GB, PRICES_DATE, PRICES_SOURCE, USD_PER_MILLION
+
+    names = {
+        "worker_requests": "requests to the Worker", "do_requests": "requests to Durable Objects",
+        "rows_read": "rows read (SQLite-backed)", "rows_written": "rows written",
+        "read_units": "read units of 4 kB (KV-backed)",
+        "duration_s": f"seconds of an active object ({MEMORY_GB * 1000:.0f} MB at $12.50 per million GB-s)",
+    }  # fmt: skip
+    rows = [f"| {names[name]} | ${price:g} |" for name, price in USD_PER_MILLION.items()]
+    return "\n".join([f"As of {PRICES_DATE}, from <{PRICES_SOURCE}>:", "", "| a million | costs |", "|---|---|", *rows])
+
+
+def cost_table() -> str:
+    """What syncs of 1,000 to 10,000,000 objects cost, by the same code that says it after a sync."""
+    from durafetch.cost import USD_PER_MILLION, Cost, dollars
+
+    def listing(objects: int, *, news: bool) -> Cost:
+        cost = Cost(worker_requests=max(1, -(-objects // PAGE)))
+        cost.listed(objects, 1, news=news)
+        return cost
+
+    def pulls(objects: int, rows: int) -> Cost:
+        cost = Cost(worker_requests=-(-objects // BATCH), duration_s=objects * ACTIVE_S)
+        cost.asked(objects)
+        cost.read("sqlite", objects * rows)
+        return cost
+
+    found = ["| | 1,000 objects | 100,000 objects | 10,000,000 objects |", "|---|---|---|---|"]
+    rows: dict[str, list[str]] = {}
+    for objects in (1_000, 100_000, 10_000_000):
+        changed = objects // 100
+        first = listing(objects, news=False) + pulls(objects, ROWS)
+        again = listing(changed, news=True) + pulls(changed, ROWS)
+        quiet = listing(0, news=True)
+        log = changed * WRITES * USD_PER_MILLION["rows_written"] / 1e6
+        for name, usd in (
+            ("first sync", first.usd), ("a sync when nothing changed", quiet.usd),
+            ("a sync when 1% of the objects changed", again.usd), ("the same each hour, for 30 days", again.usd * 720),
+            (f"a change log instead: a row more for each of {WRITES} writes to an object that changes, for 30 days", log * 720),
+        ):  # fmt: skip
+            rows.setdefault(name, []).append(dollars(usd))
+    return "\n".join(found + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()])
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import pytest
 from durafetch import Mirror
 from scripts.workerd import Runtime
 from tests.support import Zoo, zoo_worker
+
+
+# What a shell starts in the background ignores Ctrl-C, and so would all commands that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

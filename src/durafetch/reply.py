@@ -54,6 +54,7 @@ class Reply:
         self.large: ObjectWriter | None = None
         self.done = False
         self.checksum = 0
+        self.storage = ""
 
     async def line(self, line: bytes) -> None:
         if self.done:
@@ -80,6 +81,7 @@ class Reply:
             if self.current is None:
                 raise errors.ProtocolError(f"The Worker sent the object {frame.id}, which was not asked for.")
             self.checksum = zlib.crc32(b"\n", zlib.crc32(line))
+            self.storage = frame.storage
             await self._keep(frame, len(line))
         elif isinstance(frame, ErrorFrame):
             await self._error(frame)
@@ -92,6 +94,7 @@ class Reply:
             if isinstance(frame, EndFrame):
                 if frame.crc32 != zlib.crc32(line.rpartition(b',"crc32":')[0], before):
                     raise errors.UnreachableError(f"What {self.owner.source.url} sent was damaged on its way.")
+                self.owner.source.cost.read(self.storage, frame.rows_read)
                 await self._object_done()
 
     async def _keep(self, line: bytes | Frame, size: int) -> None:

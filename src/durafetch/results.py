@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from durafetch import errors
+from durafetch.cost import Cost
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class SourceResult:
     """Objects that are no more, and were taken out of the mirror."""
     requests: int = 0
     bytes: int = 0
+    cost: Cost = field(default_factory=Cost)
     seconds: float = 0.0
     error: errors.DurafetchError | None = None
     failures: list[Failure] = field(default_factory=list)
@@ -48,6 +50,11 @@ class SyncResult:
 
     sources: list[SourceResult]
     seconds: float
+
+    @property
+    def cost(self) -> Cost:
+        """What it cost, over all sources."""
+        return sum((source.cost for source in self.sources), Cost())
 
     def total(self, name: str) -> int:
         """The sum of one of the counts over all sources."""

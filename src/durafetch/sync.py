@@ -136,6 +136,7 @@ class SourceSync:
 
     async def run(self) -> SourceResult:
         started = time.monotonic()
+        before = replace(self.source.cost)
         try:
             async with self.source:
                 worker = await self.listing()
@@ -151,6 +152,7 @@ class SourceSync:
         self.result.seconds = time.monotonic() - started
         self.result.requests = self.source.traffic.requests
         self.result.bytes = self.source.traffic.bytes
+        self.result.cost = self.source.cost - before
         return self.result
 
     async def _retrying(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from durafetch import errors
+from durafetch.cost import Cost
 from durafetch.mirror import Change, Mirror
 from durafetch.results import Failure
 from durafetch.sources.worker import WatchPage, WorkerSource
@@ -46,6 +47,7 @@ class Status:
     """How one Worker is followed. Times are seconds since 1970, 0.0 where there was none yet."""
 
     source: str
+    cost: Cost
     worker: str | None = None
     connected: bool = False
     known: int = 0
@@ -125,7 +127,7 @@ class _Follower:
         self._source = source
         self._told = told
         self._pace = pace
-        self.status = Status(source.label)
+        self.status = Status(source.label, source.cost)
         self._cursors: list[str] = []
         self._worker = ""
         # When each object that changed may be pulled (by key, and in that order), since when it waits, and when it was

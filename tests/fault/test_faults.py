@@ -362,7 +362,8 @@ def test_many_tables(mirror: Mirror) -> None:
             ],
         }
 
-    with fake({**CHANGES, "objects": CHANGES["objects"][:1]}, HEAD, tables(1_000_000), ENTRIES, END, DONE) as server:  # type: ignore[index]
+    one: dict[str, Any] = {**CHANGES, "objects": [{"class": "C", "id": "i1", "name": None}]}
+    with fake(one, HEAD, tables(1_000_000), ENTRIES, END, DONE) as server:
         error = sync_sources(mirror, [WorkerSource(server.url, token=TOKEN)]).error()
     assert isinstance(error, errors.ProtocolError)
     assert not [t for t in mirror.tables() if "__" in t.name]
@@ -370,9 +371,7 @@ def test_many_tables(mirror: Mirror) -> None:
         {"frame": "range", "table": f"t{n}", "after": None, "upto": None, "digest": "d", "rows": [[1, n]]}
         for n in range(2000)
     ]
-    with fake(
-        {**CHANGES, "objects": CHANGES["objects"][:1]}, HEAD, tables(2000), ENTRIES, *ranges, END, DONE
-    ) as server:  # type: ignore[index]
+    with fake(one, HEAD, tables(2000), ENTRIES, *ranges, END, DONE) as server:
         synced(mirror, WorkerSource(server.url, token=TOKEN))
     assert mirror.find("C", "i1").rows == 2000
 

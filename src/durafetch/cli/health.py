@@ -23,6 +23,7 @@ METRICS: Final = {
     "pulled_objects_total": ("counter", "objects pulled"),
     "changed_objects_total": ("counter", "objects pulled that had changed"),
     "failed_objects_total": ("counter", "objects that could not be mirrored"),
+    "cost_usd_total": ("counter", "what following cost, by Cloudflare's prices beyond what a plan includes, at most"),
     "reconnects_total": ("counter", "how often the connection was lost"),
 }
 
@@ -31,7 +32,8 @@ def _values(status: Status) -> dict[str, float]:
     return {
         "connected": float(status.connected), "objects": status.known, "pending_objects": status.pending,
         "lag_seconds": status.lag_s, "pulled_objects_total": status.pulled, "changed_objects_total": status.changed,
-        "failed_objects_total": status.failed, "reconnects_total": status.reconnects,
+        "failed_objects_total": status.failed, "cost_usd_total": status.cost.usd,
+        "reconnects_total": status.reconnects,
     }  # fmt: skip
 
 
@@ -45,6 +47,7 @@ def report(statuses: Sequence[Status]) -> dict[str, Any]:
             "changed": status.changed, "failed": status.failed, "reconnects": status.reconnects,
             "synced_s_ago": round(now - status.synced_at, 1) if status.synced_at else None,
             "down_s": 0.0 if status.connected or not status.down_since else round(now - status.down_since, 1),
+            "cost": status.cost.summary(),
             "error": None if status.error is None else status.error.code,
         }
         for status in statuses

@@ -26,6 +26,7 @@ from durafetch.cli.options import (
     token_option,
 )
 from durafetch.config import choose_db, choose_filters, choose_sources, load_config
+from durafetch.cost import Cost, dollars
 from durafetch.mirror import Mirror
 from durafetch.results import Progress, SyncResult
 from durafetch.sources.local import LocalSource
@@ -36,6 +37,8 @@ from durafetch.verify import Difference
 from durafetch.verify import verify as compare
 
 SHOWN_FAILURES = 10
+ASSUMED_S = 0.05
+"""How long an object is taken to be active for a pull, in an estimate: a cold one starts in a few milliseconds."""
 COUNTS = ("known", "visited", "changed", "failed", "gone")
 
 
@@ -55,7 +58,9 @@ Examples:
 @token_option
 @click.option("--class", "class_name", metavar="CLASS", help="Only objects of this class.")
 @click.option("--full", is_flag=True, help="Fetch every object whole, whatever the mirror holds.")
-@click.option("--dry-run", is_flag=True, help="Only say how many objects would be visited; write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only say how many objects would be visited, and what it may cost; write nothing."
+)
 @filter_options
 @history_options
 @persist_option
@@ -138,6 +143,7 @@ def summary(result: SyncResult) -> dict[str, Any]:
         "rows": {"upserted": result.total("upserted"), "deleted": result.total("deleted")},
         "requests": result.total("requests"),
         "bytes": result.total("bytes"),
+        "cost": result.cost.summary(),
         "seconds": round(result.seconds, 3),
         "sources": [
             {
@@ -148,6 +154,7 @@ def summary(result: SyncResult) -> dict[str, Any]:
                 "skipped": source.notes,
                 "requests": source.requests,
                 "bytes": source.bytes,
+                "cost": source.cost.summary(),
                 "seconds": round(source.seconds, 3),
                 "error": None
                 if source.error is None
@@ -185,7 +192,14 @@ def _report(result: SyncResult, path: Path, as_json: bool) -> None:
     output.say(
         f"{path}: {t('known')} objects known, {t('visited')} visited, {t('changed')} changed{removed}, {t('failed')} failed\n"
         f"rows: {t('upserted')} written, {t('deleted')} deleted; "
-        f"{moved if t('requests') else ''}{result.seconds:.2f} s"
+        f"{moved if t('requests') else ''}{result.seconds:.2f} s" + (f"\n{_cost(result.cost)}" if t("requests") else "")
+    )
+
+
+def _cost(cost: Cost) -> str:
+    return (
+        f"cost: at most {dollars(cost.usd)} ({cost.do_requests:,} Durable Object requests, "
+        f"{cost.rows_read + cost.read_units:,} rows read, {cost.rows_written:,} written)"
     )
 
 
@@ -205,7 +219,12 @@ def _dry_run(path: Path, sources: list[Source], class_name: str | None, full: bo
         output.write_json({"dry_run": True, "sources": plans})
         return
     for plan in plans:
-        output.say(f"{plan['source']}: {plan['known']} objects known, {plan['would_visit']} would be visited")
+        cost = plan.get("cost")
+        estimate = f", for at most {dollars(cost['usd'])}" if cost else ""
+        unknown = f" besides what {plan['new']} new ones hold" if cost and plan["new"] else ""
+        output.say(
+            f"{plan['source']}: {plan['known']} objects known, {plan['would_visit']} would be visited{estimate}{unknown}"
+        )
 
 
 def _local_plan(mirror: Mirror | None, source: LocalSource, class_name: str | None, full: bool) -> dict[str, Any]:
@@ -221,8 +240,10 @@ def _local_plan(mirror: Mirror | None, source: LocalSource, class_name: str | No
 async def _plan(mirror: Mirror | None, source: WorkerSource, class_name: str | None, full: bool) -> dict[str, Any]:
     known = mirror.worker_at(source.url) if mirror else None
     cursor = known.cursor if known else ""
-    existing = {(o.class_name, o.id): o.status for o in mirror.objects()} if mirror and known else {}
-    to_visit = {key for key, status in existing.items() if full or status != "ok"}
+    existing = (
+        {(o.class_name, o.id): o for o in mirror.objects() if known and o.worker_name == known.name} if mirror else {}
+    )
+    to_visit = {key for key, held in existing.items() if full or held.status != "ok"}
     async with source:
         while True:
             page = await source.changes(cursor)
@@ -235,7 +256,17 @@ async def _plan(mirror: Mirror | None, source: WorkerSource, class_name: str | N
                 break
     total = len(existing.keys() | to_visit)
     chosen = [key for key in to_visit if class_name in (None, key[0])]
-    return {"source": source.label, "known": total, "would_visit": len(chosen)}
+    cost = source.cost
+    cost.worker_requests += -(-len(chosen) // sync_module.BATCH_OBJECTS)
+    cost.asked(len(chosen))
+    cost.duration_s += ASSUMED_S * len(chosen)
+    held = [existing[key] for key in chosen if key in existing]
+    for one in held:
+        cost.read(one.storage or "", one.entries + one.rows)
+    return {
+        "source": source.label, "known": total, "would_visit": len(chosen), "new": len(chosen) - len(held),
+        "cost": cost.summary(),
+    }  # fmt: skip
 
 
 @click.command(

@@ -28,6 +28,7 @@ from durafetch.cli.options import (
     token_option,
 )
 from durafetch.config import TOKEN_VARIABLE, choose_db, choose_filters, choose_sources, load_config
+from durafetch.cost import dollars
 from durafetch.errors import UsageError
 from durafetch.mirror import Change, Mirror
 from durafetch.mirror.changes import seconds
@@ -230,6 +231,7 @@ class _Screen(Told):
             lag = max((status.lag_s for status in self.statuses), default=0.0)
             down = sum(not status.connected for status in self.statuses)
             text = f"{known} objects, {pending} pending, {rate:.0f} changed/s, lag {lag * 1000:.0f} ms"
+            text += f", {dollars(sum(status.cost.usd for status in self.statuses))}"
             text += f", {down} of {len(self.statuses)} away" if down else ""
             width = Style.of_stdout().width
             sys.stderr.write(f"\r\x1b[K{output.styled(text[: width - 1])}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import time
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ import aiohttp
 import msgspec
 
 from durafetch import errors
+from durafetch.cost import Cost
 from durafetch.filters import ALL, Filters
 from durafetch.frames import LineSplitter
 from durafetch.limits import MAX_CHANGES_PAGE, PROTOCOL_VERSION
@@ -121,6 +123,7 @@ class WorkerSource:
         self.label = label or self.url
         self.default_name = label or urlsplit(self.url).netloc
         self.traffic = Traffic()
+        self.cost = Cost()
         self._token = token
         self._compression = not is_loopback(urlsplit(self.url).hostname or "") if compression is None else compression
         self._session: aiohttp.ClientSession | None = None
@@ -163,6 +166,7 @@ class WorkerSource:
         query = urlencode({"limit": limit, "after": after})
         async with self._request("GET", f"changes?{query}") as response:
             page: ChangesPage = await self._json(response, ChangesPage)
+        self.cost.listed(len(page.objects), page.cursor.count(",") + 1, news=after != "")
         if page.more and page.cursor == after:
             raise errors.ProtocolError(f"{self.url} lists changes without getting on.")
         return page
@@ -172,6 +176,7 @@ class WorkerSource:
         """Opens the socket on which a shard of the directory tells what changes. Raises as `changes` does."""
         assert self._session is not None, "use it as an async context manager"
         self.traffic.requests += 1
+        self.cost.worker_requests += 1
         query = urlencode({"after": after, "shard": shard})
         try:
             socket = await self._session.ws_connect(
@@ -218,8 +223,12 @@ class WorkerSource:
         UnreachableError where the connection breaks, and ProtocolError for a line that is too long.
         """
         body = pull_body(objects, seed, self.filters)
-        async with self._request("POST", "pull", body) as response:
-            yield self._lines(response)
+        started = time.monotonic()
+        try:
+            async with self._request("POST", "pull", body) as response:
+                yield self._lines(response)
+        finally:
+            self.cost.asked(len(objects), time.monotonic() - started)
 
     async def _lines(self, response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
         splitter = LineSplitter()
@@ -256,6 +265,7 @@ class WorkerSource:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         assert self._session is not None, "use it as an async context manager"
         self.traffic.requests += 1
+        self.cost.worker_requests += 1
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
             response = await self._session.request(
@@ -367,7 +377,9 @@ class WatchedShard:
                 pinged = False
                 continue
             try:
-                return msgspec.json.decode(message.data, type=WatchPage)
+                page = msgspec.json.decode(message.data, type=WatchPage)
+                self._source.cost.listed(len(page.objects), 1, news=True)
+                return page
             except (msgspec.DecodeError, RecursionError) as error:
                 raise errors.ProtocolError(f"{self._source.url} sent what cannot be read: {error}.") from None
 
