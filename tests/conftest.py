@@ -10,7 +10,6 @@ from durafetch import Mirror
 from scripts.workerd import Runtime
 from tests.support import Zoo, zoo_worker
 
-
 # What a shell starts in the background ignores Ctrl-C, and so would all commands that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
