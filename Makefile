@@ -11,7 +11,7 @@ STATE ?=
 help:
 	@echo "make demo      the whole path on the example: create, mirror, query, change, mirror again"
 	@echo "make test      all tests of both languages, against the real runtime"
-	@echo "make soak      the random convergence test for longer (EXAMPLES=300), and watch under load (MINUTES=10)"
+	@echo "make soak      the random convergence test for longer (EXAMPLES=300 SEED=now), and watch under load (MINUTES=10)"
 	@echo "make bench     what is fast, against limits measured in the same run (NAME=v8_decode)"
 	@echo "make mutate    breaks the product in marked ways, and shows that a test catches each"
 	@echo "make coverage  which branches of both languages the tests run (some minutes)"
@@ -48,7 +48,7 @@ example: setup
 	@PORT="$(PORT)" STATE="$(STATE)" $(PYTHON) -m scripts.workerd
 
 soak: setup tests/wrangler3/node_modules/.ready
-	EXAMPLES="$(or $(EXAMPLES),300)" $(PYTHON) -m pytest tests/property
+	SEED="$(or $(SEED),$(shell date +%s))" EXAMPLES="$(or $(EXAMPLES),300)" $(PYTHON) -m pytest tests/property
 	MINUTES="$(or $(MINUTES),10)" $(PYTHON) -m scripts.soak
 
 bench: setup

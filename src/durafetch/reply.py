@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -52,6 +54,8 @@ class Reply:
         self.lines: list[bytes | Frame] = []
         self.size = 0
         self.large: ObjectWriter | None = None
+        self.feeding: asyncio.Task[None] | None = None
+        self.bytes = 0
         self.done = False
         self.checksum = 0
         self.storage = ""
@@ -59,6 +63,7 @@ class Reply:
     async def line(self, line: bytes) -> None:
         if self.done:
             raise errors.ProtocolError("The Worker went on after the end of its reply.")
+        self.bytes += len(line)
         before, self.checksum = self.checksum, zlib.crc32(b"\n", zlib.crc32(line, self.checksum))
         if line.startswith(b'{"frame":"range"'):
             # The bulk of a reply: decoded by the mirror's thread.
@@ -117,10 +122,17 @@ class Reply:
         await self._feed()
 
     async def _feed(self) -> None:
+        """Applies what came of a large object, while more of it is read: one part is applied, one arrives."""
         assert self.large is not None
         mirror, large, lines = self.owner.writer.mirror, self.large, self.lines
         self.lines, self.size = [], LARGE_BYTES - APPLY_BYTES
-        await self.owner.writer.run(lambda: mirror.feed(large, _decoded(lines)))
+        await self._fed()
+        self.feeding = asyncio.create_task(self.owner.writer.run(lambda: mirror.feed(large, _decoded(lines))))
+
+    async def _fed(self) -> None:
+        feeding, self.feeding = self.feeding, None
+        if feeding is not None:
+            await feeding
 
     async def _object_done(self) -> None:
         assert self.current is not None
@@ -134,6 +146,7 @@ class Reply:
         self.lines = lines
         try:
             await self._feed()
+            await self._fed()
             large = self.large
             outcome: Applied | errors.DurafetchError | StaleError = await self.owner.writer.run(
                 self.owner.writer.mirror.commit, large
@@ -196,6 +209,8 @@ class Reply:
         """Drops a large object that did not come to its end."""
         if self.large is not None:
             try:
+                with suppress(errors.DurafetchError, StaleError):
+                    await self._fed()
                 await self.owner.writer.run(self.owner.writer.mirror.rollback)
             finally:
                 self._release()

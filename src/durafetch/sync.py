@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from durafetch import errors
+from durafetch.limits import MAX_BATCH_OBJECTS
 from durafetch.mirror import Applied, KnownWorker, ListedObject, Mirror, PendingObject
 from durafetch.reply import Reply
 from durafetch.results import Failure, Progress, SourceResult, SyncResult
@@ -19,7 +20,10 @@ from durafetch.sources.local import LocalSource
 from durafetch.sources.worker import WorkerSource
 from durafetch.sync_local import LocalSync
 
-BATCH_OBJECTS: Final = 100
+FIRST_BATCH_OBJECTS: Final = 100
+BATCH_SECONDS: Final = 1.0
+BATCH_REPLY_BYTES: Final = 16 * 1024 * 1024
+"""What a request should take and bring; the number of objects follows from what the last ones did."""
 BATCH_BYTES: Final = 4 * 1024 * 1024
 """Stored chunks sent along with one request."""
 CONNECTIONS: Final = 3
@@ -131,6 +135,7 @@ class SourceSync:
         self.attempts = attempts
         self.result = SourceResult(source.label)
         self.pending = 0
+        self.batch = FIRST_BATCH_OBJECTS
         self.seed = ""
         self.baseline = False
 
@@ -233,7 +238,7 @@ class SourceSync:
         try:
             while True:
                 batch = await self.writer.locked(
-                    self.writer.mirror.pending, worker, self.class_name, after=after, limit=BATCH_OBJECTS
+                    self.writer.mirror.pending, worker, self.class_name, after=after, limit=self.batch
                 )
                 if not batch:
                     break
@@ -302,6 +307,7 @@ class SourceSync:
         asked = list(left.values())
         if self.full:
             asked = [replace(item, version=None, chunks=None) for item in asked]
+        started = time.monotonic()
         async with self.source.pull(asked, self.seed) as groups:
             reply = Reply(self, worker, left, failures)
             try:
@@ -313,6 +319,12 @@ class SourceSync:
                 reply.check_done()
             finally:
                 await reply.abandon()
+        self._adapt(len(asked), time.monotonic() - started, reply.bytes)
+
+    def _adapt(self, objects: int, seconds: float, size: int) -> None:
+        """How many objects the next request asks for: at most twice as many as this one, if it was quick and small."""
+        room = min(BATCH_SECONDS / max(seconds, 0.001), BATCH_REPLY_BYTES / max(size, 1), 2.0)
+        self.batch = min(MAX_BATCH_OBJECTS, max(1, int(objects * room)))
 
     def applied(self, outcome: Applied) -> None:
         """Counts an object that was applied."""

@@ -46,7 +46,7 @@ def folder(small: Zoo, tmp_path: Path) -> Path:
 def test_sync_summary_as_json(small: Zoo, tmp_path: Path) -> None:
     done = cli("sync", small.url, "--json", cwd=tmp_path)
     summary = json.loads(done.stdout)
-    assert list(summary) == ["objects", "rows", "requests", "bytes", "seconds", "sources"]
+    assert list(summary) == ["objects", "rows", "requests", "bytes", "cost", "seconds", "sources"]
     assert summary["objects"] == {"known": 2, "visited": 2, "changed": 2, "failed": 0, "gone": 0}
     assert summary["rows"] == {"upserted": 5, "deleted": 0}
     assert summary["requests"] == 2

@@ -11,6 +11,7 @@ import warnings
 import click
 
 from durafetch.errors import DurafetchError
+from durafetch.version import __version__
 
 COMMANDS = {
     "dev": "dev", "init": "init", "sync": "syncing", "log": "log", "watch": "watch", "discover": "discover", "query": "reading", "ls": "reading", "show": "reading", "schema": "reading",
@@ -38,7 +39,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_STATUSES)
-@click.version_option(package_name="durafetch", message="durafetch %(version)s")
+@click.version_option(__version__, message="durafetch %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 def cli(debug: bool) -> None:
     """Mirror every Cloudflare Durable Object you have into one SQLite database, and query it with SQL."""

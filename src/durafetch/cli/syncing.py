@@ -257,7 +257,7 @@ async def _plan(mirror: Mirror | None, source: WorkerSource, class_name: str | N
     total = len(existing.keys() | to_visit)
     chosen = [key for key in to_visit if class_name in (None, key[0])]
     cost = source.cost
-    cost.worker_requests += -(-len(chosen) // sync_module.BATCH_OBJECTS)
+    cost.worker_requests += -(-len(chosen) // sync_module.FIRST_BATCH_OBJECTS)
     cost.asked(len(chosen))
     cost.duration_s += ASSUMED_S * len(chosen)
     held = [existing[key] for key in chosen if key in existing]

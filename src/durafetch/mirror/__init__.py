@@ -54,6 +54,10 @@ class ReceivedObject:
     frames: Iterable[Frame]
 
 
+_COUNT = "objects of "
+"""Settings of this name, and a Worker's, have the number of its objects."""
+
+
 class Mirror:
     """An open mirror file. A context manager; not to be used by two threads at a time.
 
@@ -300,6 +304,9 @@ class Mirror:
                         "UPDATE durable_objects SET status = 'pending', listed = listed + 1 WHERE worker_name = ? AND status = 'ok'",
                         (worker,),
                     )
+                keys = {(o.class_name, o.id) for o in listed}
+                if len(self._known(worker, list(keys))) < len(keys):
+                    self._recount(worker)
                 for do_id, class_name, name in self._newly_named(worker, listed):
                     rename_object(self._db, self._tables, do_id, class_name, name)
                 self._db.executemany(
@@ -390,8 +397,20 @@ class Mirror:
 
     def count(self, worker: str) -> int:
         """How many objects of a Worker are known."""
+        name = _COUNT + worker
         with translated(self.path):
-            return int(self._db.execute("SELECT count(*) FROM durable_objects WHERE worker_name = ?", (worker,)).get)
+            counted = self._db.execute("SELECT value FROM _durafetch_settings WHERE name = ?", (name,)).get
+            if counted is None:
+                # Counted once after objects came or went, so that a sync of no change does not look at all of them.
+                with writing(self._db):
+                    counted = self._db.execute(
+                        "SELECT count(*) FROM durable_objects WHERE worker_name = ?", (worker,)
+                    ).get
+                    self._db.execute("INSERT OR REPLACE INTO _durafetch_settings VALUES (?, ?)", (name, str(counted)))
+            return int(str(counted))
+
+    def _recount(self, worker: str) -> None:
+        self._db.execute("DELETE FROM _durafetch_settings WHERE name = ?", (_COUNT + worker,))
 
     def apply(
         self,
@@ -508,6 +527,7 @@ class Mirror:
             self._begin()
             try:
                 count = 0
+                self._recount(worker)
                 for class_name, id_ in there:
                     count += self._forget(worker, class_name, id_)
                 self._commit()

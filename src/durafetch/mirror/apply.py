@@ -382,10 +382,10 @@ class ObjectWriter:
         insert = f"INSERT OR REPLACE INTO {quote(layout.table.name)}({columns}) VALUES (?, ?, "
         plain = insert + ", ".join("?" * len(layout.columns)) + ")"
         head = (self._do_id, self._name if self._head is None or self._head.name is None else self._head.name)
-        odd = [row for row in rows if any(type(cell) is InvalidText for cell in row)]
+        odd = [row for row in rows if InvalidText in map(type, row)]
         if odd:
-            rows = [row for row in rows if not any(type(cell) is InvalidText for cell in row)]
-        self._db.executemany(plain, (head + row for row in rows))
+            rows = [row for row in rows if InvalidText not in map(type, row)]
+        self._db.executemany(plain, [head + row for row in rows])
         for row in odd:
             marks = ["CAST(? AS TEXT)" if type(cell) is InvalidText else "?" for cell in row]
             self._db.execute(insert + ", ".join(marks) + ")", (*head, *row))
