@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = ROOT / "protocol" / "limits.json"
-COG_FILES = ["PROTOCOL.md", "docs/cli.md", "docs/errors.md", "docs/config.md", "docs/cost.md"]
+COG_FILES = ["PROTOCOL.md", "docs/cli.md", "docs/errors.md", "docs/config.md", "docs/cost.md", "docs/performance.md"]
 
 
 def limits() -> dict[str, dict[str, str | int]]:
@@ -81,6 +81,20 @@ def config_table() -> str:
     return "\n".join(
         ["| setting | what |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in SETTINGS.items())]
     )
+
+
+def results_table() -> str:
+    """What `make bench` measured last."""
+    measured = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    machine = measured["machine"]
+    rows = ["| benchmark | what | value | limit | ratio | aim | spread |", "|---|---|---|---|---|---|---|"]
+    rows += [
+        f"| `{r['name']}` | {r['what']} | {r['value']:.3g} {r['unit']} | {r['limit']:.3g} | {r['ratio']:.3g} "
+        f"| {r['aim'].replace('<=', '≤')} | {r['spread']:.0%} |"
+        for r in measured["benchmarks"]
+    ]
+    where = f"{machine['cpus']} cores, Python {machine['python']}, SQLite {machine['sqlite']}"
+    return "\n".join([f"Measured on {where}, a machine that other work shares.", "", *rows])
 
 
 ROWS, WRITES, ACTIVE_S, BATCH, PAGE = 100, 20, 0.02, 100, 10_000

@@ -8,7 +8,7 @@ import { compareKeys } from "./keys.js";
 import { MAX_CHUNK_BYTES, SMALL_REPLY_BYTES } from "./limits.js";
 import { readSchema, type Schema, TableReader } from "./tables.js";
 import type { Tracker } from "./tracker.js";
-import { currentVersion, mutationsOf, schemaOf, wroteSinceStart } from "./versions.js";
+import { currentVersion, mutationsOf, NO_SCHEMA, schemaOf, wroteSinceStart } from "./versions.js";
 
 /** Passes over a large object that moves under the walk, before the last one is done in a single turn. */
 const MAX_PASSES = 8;
@@ -103,9 +103,9 @@ class ObjectReader {
     let announced = false;
     for (let pass = 1; ; pass++) {
       await this.#tracker.settled();
-      const moved = this.#tracker.mutations;
+      const before = this.#tracker.mutations;
       const alarm = await storage.getAlarm();
-      if (this.#tracker.inTransaction || this.#tracker.mutations !== moved) {
+      if (this.#tracker.inTransaction || this.#tracker.mutations !== before) {
         if (pass < MAX_PASSES * 4) continue;
       }
       // From here to the first yield nothing else runs: what is read is one state.
@@ -120,6 +120,8 @@ class ObjectReader {
       const next: Chunks = {};
       const last = pass >= MAX_PASSES;
       let failed: unknown;
+      // Whether anything else had a turn since the version was taken.
+      let turned = this.#sql === undefined;
       try {
         const steps =
           this.#sql === undefined ? this.#kvBackedSteps(base, next) : this.#sqliteSteps(this.#sql, base, version, next);
@@ -136,6 +138,7 @@ class ObjectReader {
           turn = 0;
           if (head !== "") yield this.#said(head);
           head = "";
+          turned = true;
           await scheduler.wait(0);
           await this.#tracker.settled();
         }
@@ -144,7 +147,8 @@ class ObjectReader {
         failed = error;
       }
       head += line({ frame: "alarm", at: alarm });
-      const settled = !this.#tracker.inTransaction && currentVersion(this.#tracker, this.#sql) === version;
+      const moved = turned && currentVersion(this.#tracker, this.#sql) !== version;
+      const settled = !this.#tracker.inTransaction && !moved;
       if (failed !== undefined && (settled || last)) throw failed;
       // A last pass is one turn on SQLite. On the KV backend it is not, and half a transaction must never be an end.
       if (last && !settled) throw new Error("The object changes faster than it can be read.");
@@ -175,7 +179,7 @@ class ObjectReader {
   ): Generator<Step> {
     const since = mutationsOf(base.version, this.#tracker);
     const fingerprint = schemaOf(version);
-    const schema = readSchema(sql);
+    const schema = fingerprint === NO_SCHEMA ? { tables: [], entries: [] } : readSchema(sql);
     const wantedTable = matcher(this.#request.filter?.tables, true);
     schema.tables = schema.tables.filter(({ name }) => wantedTable(name));
     schema.entries = schema.entries.filter(({ table }) => wantedTable(table));

@@ -16,6 +16,9 @@ export function wroteSinceStart(version: string, clients: string | undefined): b
   return total !== "0" || (clients !== undefined && schemaOf(clients) !== schema);
 }
 
+/** The last part of a version of an object that has no tables. */
+export const NO_SCHEMA = digest([0, 0], "[]");
+
 export function schemaOf(version: string): string {
   return version.slice(version.lastIndexOf(".") + 1);
 }

@@ -185,7 +185,7 @@ def test_options(odd: Zoo, tmp_path: Path) -> None:
         done = cli(*arguments, cwd=tmp_path)
         assert done.returncode == 2 and message in done.stderr, (arguments, done.stderr)
     (tmp_path / "folder.sqlite").mkdir()
-    assert "is a folder" in cli("query", "SELECT 1", "--db", "folder.sqlite", cwd=tmp_path).stderr
+    assert "is a directory" in cli("query", "SELECT 1", "--db", "folder.sqlite", cwd=tmp_path).stderr
     done = cli("sync", odd.url, "--exclude", "class=Broken", cwd=tmp_path, DURAFETCH_DB="named.sqlite")
     assert done.returncode == 0 and (tmp_path / "named.sqlite").exists()
     assert cli("--help", cwd=tmp_path).stdout.count("\n  ") > 10

@@ -76,14 +76,14 @@ def dying() -> Iterator[Dying]:
 def test_the_command_killed_at_each_write(world: World, dying: Dying, tmp_path: Path) -> None:
     """A first sync, and one of changes: killed at the first of SQLite's writes, the second … until none is left."""
     base = tmp_path / "base.sqlite"
+    Mirror(base).close()
     for number, steps in enumerate((BEFORE, AFTER)):
         world.run(steps)
         n = killed = 0
         while True:
             n += 1
             path = tmp_path / f"killed{number}-{n}.sqlite"
-            if base.exists():
-                path.write_bytes(base.read_bytes())
+            path.write_bytes(base.read_bytes())
             status = dying.run(n, "sync", world.zoo.url, "--db", str(path))
             if status == 0:
                 break

@@ -44,33 +44,6 @@ def check_equal(mirror: Mirror, zoo: Zoo, tmp_path: Path) -> None:
             assert (ours.entries, ours.tables, ours.schema) == (theirs.entries, theirs.tables, theirs.schema)
 
 
-def test_a_reply_cut_anywhere(zoo: Zoo, tmp_path: Path) -> None:
-    """Whatever arrived is applied object by object, never in part; the next sync completes it."""
-    filled(zoo)
-    cut: list[int] = []
-
-    def handler(connection: socket.socket, request: bytes) -> None:
-        data = forward(zoo.url, request)
-        if b"/pull" in request[:200]:
-            data = data[: cut[0]]
-        connection.sendall(data)
-
-    with FaultServer(handler) as proxy:
-        for place in (0, 1, 100, 300, 500, 900, 2000, 3333, 5000, 8000, 12000):
-            cut[:] = [place]
-            path = tmp_path / f"cut{place}.sqlite"
-            with Mirror(path) as mirror:
-                result = sync_sources(mirror, [WorkerSource(proxy.url, token=TOKEN, name="zoo")])
-                error = result.error()
-                assert error is not None and error.exit_status == 5, place
-                for info in mirror.objects():
-                    dump = mirror.dump(info)
-                    sizes = (len(dump.entries), *(len(table.rows) for table in dump.tables.values()))
-                    assert sizes == ((20, 50) if info.status == "ok" else (0,)), (place, info)
-                synced(mirror, zoo.source())
-                check_equal(mirror, zoo, tmp_path)
-
-
 def test_a_connection_that_fails_once_is_tried_again(zoo: Zoo, mirror: Mirror) -> None:
     filled(zoo)
     calls = {"n": 0}
@@ -83,38 +56,6 @@ def test_a_connection_that_fails_once_is_tried_again(zoo: Zoo, mirror: Mirror) -
 
     with FaultServer(handler) as proxy:
         synced(mirror, WorkerSource(proxy.url, token=TOKEN, name="zoo"))
-
-
-def test_the_command_killed_anywhere(zoo: Zoo, tmp_path: Path) -> None:
-    for n in range(30):
-        zoo.run(
-            "Zoo",
-            f"k{n}",
-            ["sql", "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, a, b, c, d)"],
-            ["rows", "t", 2000],
-        )
-    environment = {**os.environ, "DURAFETCH_TOKEN": TOKEN}
-    path = tmp_path / "mirror.sqlite"
-    for delay in (0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7):
-        process = subprocess.Popen(
-            [DURAFETCH, "sync", zoo.url, "--db", path], env=environment, stderr=subprocess.DEVNULL
-        )
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if not path.exists():
-            continue
-        try:
-            with Mirror(path) as mirror:
-                assert list(mirror.query("PRAGMA integrity_check")) == [("ok",)]
-                for info in mirror.objects("Zoo"):
-                    if info.status == "ok" and (info.name or "").startswith("k"):
-                        assert len(mirror.dump(info).tables["t"].rows) == 2000
-        except errors.NotAMirrorError:
-            path.unlink()  # killed before the file was made
-    with Mirror(path) as mirror:
-        synced(mirror, WorkerSource(zoo.url, token=TOKEN))
-        check_equal(mirror, zoo, tmp_path)
 
 
 def test_interrupted(zoo: Zoo, tmp_path: Path) -> None:
@@ -390,9 +331,9 @@ def forget_peak() -> int:
 
 @pytest.mark.parametrize("call", ["changes", "pull"])
 def test_a_bomb_by_compression(mirror: Mirror, call: str) -> None:
-    """Two gigabytes of nothing, in two megabytes, sent whether or not it was asked for compression."""
+    """Half a gigabyte of nothing, in half a megabyte, sent whether or not it was asked for compression."""
     packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-    bomb = b"".join([*(packer.compress(b" " * 2**24) for _ in range(128)), packer.flush()])
+    bomb = b"".join([*(packer.compress(b" " * 2**24) for _ in range(32)), packer.flush()])
 
     def handler(connection: socket.socket, request: bytes) -> None:
         if call.encode() in request[:200]:

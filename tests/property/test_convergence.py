@@ -289,4 +289,4 @@ def test_convergence(running: None, monkeypatch: pytest.MonkeyPatch, seed: int) 
     monkeypatch.setattr(durafetch.sync, "BACKOFF_S", 0.01)
     monkeypatch.setattr(durafetch.watch, "MAX_BACKOFF_S", 0.2)
     # Real objects live on, so that no shorter example could be tried: it would meet another world.
-    run(Convergence, seed, 6, shrink=False)
+    run(Convergence, seed, 4, shrink=False)

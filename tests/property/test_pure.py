@@ -94,4 +94,4 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_pure(ready: None, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(durafetch.sync, "BACKOFF_S", 0.0)
-    run(Pure, seed, 40, 50)
+    run(Pure, seed, 25, 50)
