@@ -1,3 +1,5 @@
+import { eachBlock, words } from "./blocks.js";
+
 /** What each byte does to a CRC with 0 to 15 bytes after it: 16 bytes are taken at a time ("slicing by 16"). */
 const TABLE = new Int32Array(16 * 256);
 for (let byte = 0; byte < 256; byte++) {
@@ -10,39 +12,47 @@ for (let i = 256; i < TABLE.length; i++) {
   TABLE[i] = (before >>> 8) ^ TABLE[before & 255]!;
 }
 
-const encoder = new TextEncoder();
-
 /**
  * The CRC-32 (that of zlib: https://www.rfc-editor.org/rfc/rfc1952#section-8) of a text's UTF-8 bytes, going on from
  * the CRC-32 of what came before it; that of nothing is 0.
  */
 export function crc32(text: string, before: number): number {
-  const bytes = encoder.encode(text);
-  const length = bytes.length;
   let crc = ~before;
-  let at = 0;
-  for (; at + 16 <= length; at += 16) {
-    let next =
-      TABLE[3840 + ((bytes[at]! ^ crc) & 255)]! ^
-      TABLE[3584 + (bytes[at + 1]! ^ ((crc >>> 8) & 255))]! ^
-      TABLE[3328 + (bytes[at + 2]! ^ ((crc >>> 16) & 255))]! ^
-      TABLE[3072 + (bytes[at + 3]! ^ (crc >>> 24))]!;
-    next ^=
-      TABLE[2816 + bytes[at + 4]!]! ^
-      TABLE[2560 + bytes[at + 5]!]! ^
-      TABLE[2304 + bytes[at + 6]!]! ^
-      TABLE[2048 + bytes[at + 7]!]! ^
-      TABLE[1792 + bytes[at + 8]!]! ^
-      TABLE[1536 + bytes[at + 9]!]!;
-    crc =
-      next ^
-      TABLE[1280 + bytes[at + 10]!]! ^
-      TABLE[1024 + bytes[at + 11]!]! ^
-      TABLE[768 + bytes[at + 12]!]! ^
-      TABLE[512 + bytes[at + 13]!]! ^
-      TABLE[256 + bytes[at + 14]!]! ^
-      TABLE[bytes[at + 15]!]!;
-  }
-  for (; at < length; at++) crc = (crc >>> 8) ^ TABLE[(crc ^ bytes[at]!) & 255]!;
+  eachBlock(text, (length) => {
+    crc = crcOfBlock(length, crc);
+  });
   return ~crc >>> 0;
+}
+
+function crcOfBlock(length: number, before: number): number {
+  let crc = before;
+  const whole = (length >>> 4) << 2;
+  for (let at = 0; at < whole; at += 4) {
+    const a = words[at]! ^ crc;
+    const b = words[at + 1]!;
+    const c = words[at + 2]!;
+    const d = words[at + 3]!;
+    crc =
+      TABLE[3840 + (a & 255)]! ^
+      TABLE[3584 + ((a >>> 8) & 255)]! ^
+      TABLE[3328 + ((a >>> 16) & 255)]! ^
+      TABLE[3072 + (a >>> 24)]! ^
+      TABLE[2816 + (b & 255)]! ^
+      TABLE[2560 + ((b >>> 8) & 255)]! ^
+      TABLE[2304 + ((b >>> 16) & 255)]! ^
+      TABLE[2048 + (b >>> 24)]! ^
+      TABLE[1792 + (c & 255)]! ^
+      TABLE[1536 + ((c >>> 8) & 255)]! ^
+      TABLE[1280 + ((c >>> 16) & 255)]! ^
+      TABLE[1024 + (c >>> 24)]! ^
+      TABLE[768 + (d & 255)]! ^
+      TABLE[512 + ((d >>> 8) & 255)]! ^
+      TABLE[256 + ((d >>> 16) & 255)]! ^
+      TABLE[d >>> 24]!;
+  }
+  for (let at = whole << 2; at < length; at++) {
+    const byte = (words[at >>> 2]! >>> ((at & 3) << 3)) & 255;
+    crc = (crc >>> 8) ^ TABLE[(crc ^ byte) & 255]!;
+  }
+  return crc;
 }

@@ -267,7 +267,8 @@ class ObjectReader {
     const page = new EntryPage(after, this.#wantedKey);
     for (let limit = 16; ; limit = KV_STEP) {
       const entries = [...(await this.#ctx.storage.list(listOptions(page.last, upto, limit + 1)))];
-      page.add(entries, limit);
+      page.more = entries.length > limit;
+      page.add(entries.slice(0, limit));
       if (!page.more || page.size >= bytes) {
         this.#rowsRead += page.scanned;
         return page.range();
@@ -281,12 +282,19 @@ function tablesLine(schema: Schema): string {
   return line({ frame: "tables", tables, schema: schema.entries });
 }
 
+const sqlInterfaces = new WeakMap<DurableObjectStorage, SqlStorage | null>();
+
 /** The SQL interface of a SQLite-backed object; on a KV-backed class it is there, but any use of it throws. */
 function sqlOf(storage: DurableObjectStorage): SqlStorage | undefined {
-  try {
-    storage.sql.exec("SELECT 1").toArray();
-    return storage.sql;
-  } catch {
-    return undefined;
+  let sql = sqlInterfaces.get(storage);
+  if (sql === undefined) {
+    try {
+      storage.sql.exec("SELECT 1").toArray();
+      sql = storage.sql;
+    } catch {
+      sql = null;
+    }
+    sqlInterfaces.set(storage, sql);
   }
+  return sql ?? undefined;
 }

@@ -36,10 +36,13 @@ interface MasterRow extends Record<string, SqlStorageValue> {
 const SCHEMA_SQL = `SELECT type, name, tbl_name, sql FROM sqlite_master
   WHERE tbl_name NOT LIKE '\\_cf\\_%' ESCAPE '\\' AND tbl_name NOT LIKE '\\_\\_miniflare\\_%' ESCAPE '\\' ORDER BY rowid`;
 
-/** The text that is digested to see whether the schema changed. */
-export function schemaText(sql: SqlStorage): string {
-  return JSON.stringify(sql.exec<MasterRow>(SCHEMA_SQL).toArray());
+/** `total_changes()`, and the text that is digested to see whether the schema changed: in one query, as each pull asks. */
+export function changesAndSchema(sql: SqlStorage): { changes: number; schema: string } {
+  return sql.exec<{ changes: number; schema: string }>(CHANGES_AND_SCHEMA_SQL).one();
 }
+
+const CHANGES_AND_SCHEMA_SQL = `SELECT total_changes() AS changes,
+  (SELECT json_group_array(json_array(type, name, tbl_name, sql)) FROM (${SCHEMA_SQL})) AS schema`;
 
 /** Reads the definitions of all tables of the app. */
 export function readSchema(sql: SqlStorage): Schema {
@@ -137,8 +140,8 @@ export class TableReader implements RangeReader {
 
   /** Lowers a number of rows so that they hold about `bytes`; reads row headers only. */
   #guard(after: Bound, upto: Bound, limit: number, bytes: number): number {
-    const size = this.#table.columns.map((column) => `coalesce(octet_length(${quote(column)}), 0)`).join("+") || "0";
-    const { source, parameters } = this.#range(after, upto, String(limit));
+    const size = this.#table.columns.map((column) => sizeSql(quote(column))).join("+") || "0";
+    const { source, parameters } = this.#range(after, upto, limit);
     const actual = Number(this.#sql.exec(`SELECT sum(${size}) AS size FROM ${source}`, ...parameters).one().size ?? 0);
     return actual > 4 * bytes ? Math.max(1, Math.floor((limit * bytes) / actual)) : limit;
   }
@@ -160,7 +163,7 @@ export class TableReader implements RangeReader {
   /** The key of the row at an offset within a range; null where there is none. */
   #keyAt(after: Bound, upto: Bound, offset: number): Bound {
     const cells = this.#keys.map(([name]) => keyCellSql(name)).join(",");
-    const { source, parameters } = this.#range(after, upto, `1 OFFSET ${offset}`);
+    const { source, parameters } = this.#range(after, upto, 1, offset);
     const [row] = this.#sql.exec(`SELECT json_array(${cells}) AS key FROM ${source}`, ...parameters).toArray();
     return row === undefined ? null : (JSON.parse(row.key as string) as Cell[]);
   }
@@ -169,7 +172,7 @@ export class TableReader implements RangeReader {
     const cells = this.#table.columns.map((column) => cellSql(quote(column), mode));
     if (this.#table.rowid) cells.unshift(ROWID);
     const row = cells.length <= MAX_ARGUMENTS ? `json_array(${cells.join(",")})` : concatenated(cells);
-    const { source, parameters } = this.#range(after, upto, String(limit));
+    const { source, parameters } = this.#range(after, upto, limit);
     return this.#sql
       .exec(`SELECT json_group_array(${row}) AS rows, count(*) AS count FROM ${source}`, ...parameters)
       .one();
@@ -181,7 +184,7 @@ export class TableReader implements RangeReader {
   }
 
   /** A subquery for the rows between two bounds, in key order; the rowid, where it is the key, is called `ROWID`. */
-  #range(after: Bound, upto: Bound, limit: string): { source: string; parameters: SqlStorageValue[] } {
+  #range(after: Bound, upto: Bound, limit: number, offset = 0): { source: string; parameters: SqlStorageValue[] } {
     const { name, rowid, rowidName } = this.#table;
     const parameters: SqlStorageValue[] = [];
     let table = quote(name);
@@ -205,8 +208,10 @@ export class TableReader implements RangeReader {
       where.push(keys.length === 1 ? `${keys[0]} ${operator} ${marks[0]}` : `(${keys}) ${operator} (${marks})`);
     }
     const clause = where.length > 0 ? `WHERE ${where.join(" AND ")}` : "";
+    // Numbers as parameters: the runtime keeps a statement ready by its text.
+    parameters.push(limit, offset);
     return {
-      source: `(SELECT ${columns} FROM ${table} ${clause} ORDER BY ${keys.join(", ")} LIMIT ${limit})`,
+      source: `(SELECT ${columns} FROM ${table} ${clause} ORDER BY ${keys.join(", ")} LIMIT ? OFFSET ?)`,
       parameters,
     };
   }
@@ -224,8 +229,8 @@ function concatenated(cells: string[]): string {
 
 function cellSql(column: string, mode: Mode): string {
   // SQLite's JSON functions take a blob that happens to be JSONB for JSON, so every blob is tagged.
-  if (mode === "plain")
-    return `CASE typeof(${column}) WHEN 'blob' THEN json_array('blob', hex(${column})) ELSE ${column} END`;
+  // Blobs, and they alone, come after the empty one: no function has to be called to tell.
+  if (mode === "plain") return `CASE WHEN ${column} >= x'' THEN json_array('blob', hex(${column})) ELSE ${column} END`;
   const text =
     mode === "bytes"
       ? `WHEN typeof(${column}) = 'text' AND ${column} GLOB '*[^' || char(1) || '-' || char(127) || ']*' ` +
@@ -238,6 +243,11 @@ function cellSql(column: string, mode: Mode): string {
     `WHEN typeof(${column}) = 'real' AND ${column} = 0 AND atan2(${column}, -1) < 0 THEN json_array('real', '-0') ` +
     `ELSE ${column} END`
   );
+}
+
+/** About the bytes of a cell. Text and blobs come after numbers; the size of a number is not asked for, as it would be rendered. */
+function sizeSql(column: string): string {
+  return `CASE WHEN ${column} > '' COLLATE BINARY THEN octet_length(${column}) ELSE 8 END`;
 }
 
 /** A key's cell, always tagged, so that a bound survives JavaScript, which has no 64-bit integers. */

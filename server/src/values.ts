@@ -6,7 +6,7 @@ export type EncodedValue = { json: string } | { devalue: string };
 
 /** Encodes a value that Durable Object storage returned. Never throws: see `Unsupported` in PROTOCOL.md. */
 export function encodeValue(value: unknown): EncodedValue {
-  if (survivesJson(value, 0, undefined)) return { json: JSON.stringify(value) };
+  if (survivesJson(value)) return { json: JSON.stringify(value) };
   try {
     return { devalue: stringify(value, REDUCERS) };
   } catch (error) {
@@ -21,7 +21,7 @@ class Unsupported {
 }
 
 /** Whether `JSON.parse(JSON.stringify(value))` is the same value, shared references included. */
-function survivesJson(value: unknown, depth: number, seen: Set<object> | undefined): boolean {
+export function survivesJson(value: unknown, depth = 0, seen?: Set<object>): boolean {
   switch (typeof value) {
     case "string":
       return value.isWellFormed();

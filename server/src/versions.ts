@@ -1,12 +1,12 @@
 import { digest } from "./digest.js";
-import { schemaText } from "./tables.js";
+import { changesAndSchema } from "./tables.js";
 import type { Tracker } from "./tracker.js";
 
 /** The version of an object now: equal versions mean equal contents. `sql` is undefined on a KV-backed class. */
 export function currentVersion(tracker: Tracker, sql: SqlStorage | undefined): string {
   if (sql === undefined) return `${tracker.epoch}.${tracker.mutations}.0.-`;
-  const total = sql.exec<{ n: number }>("SELECT total_changes() AS n").one().n;
-  return `${tracker.epoch}.${tracker.mutations}.${total}.${digest([0, 0], schemaText(sql))}`;
+  const { changes, schema } = changesAndSchema(sql);
+  return `${tracker.epoch}.${tracker.mutations}.${changes}.${schema === "[]" ? NO_SCHEMA : digest([0, 0], schema)}`;
 }
 
 /** Whether an instance has written since it started; a client's version shows a schema that was changed. */

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LARGE_BYTES: Final = 8 * 1024 * 1024
 """An object with more than this is applied while it arrives; up to it, once it is complete."""
 APPLY_BYTES: Final = 1024 * 1024
+"""While one part is applied so much more is read, and no more."""
+APPLY_AT_BYTES: Final = 128 * 1024
+"""Complete objects of this size are applied, if nothing else of this reply is being applied."""
 
 
 def _decoded(lines: Sequence[bytes | Frame]) -> Iterator[Frame]:
@@ -55,6 +58,7 @@ class Reply:
         self.size = 0
         self.large: ObjectWriter | None = None
         self.feeding: asyncio.Task[None] | None = None
+        self.applying: asyncio.Task[None] | None = None
         self.bytes = 0
         self.done = False
         self.checksum = 0
@@ -169,9 +173,23 @@ class Reply:
         self.failures[key] = Failure(self.owner.source.label, *key, frame.code, message, frame.retry)
 
     async def flush(self, *, force: bool) -> None:
-        """Applies the objects that are complete, once there are enough of them."""
-        if not self.ready.items or not (force or self.ready.size >= APPLY_BYTES):
-            return
+        """Begins to apply the objects that are complete, once there are enough of them; `force`: all, to the end."""
+        while self.ready.items or (force and self.applying is not None):
+            if self.applying is not None and not self.applying.done() and not (force or self.ready.size >= APPLY_BYTES):
+                return
+            await self._finished()
+            if self.ready.items and (force or self.ready.size >= APPLY_AT_BYTES):
+                self.applying = asyncio.create_task(self._apply())
+            elif not force:
+                return
+
+    async def _finished(self) -> None:
+        """Waits for the objects that are being applied."""
+        applying, self.applying = self.applying, None
+        if applying is not None:
+            await applying
+
+    async def _apply(self) -> None:
         items, self.ready = self.ready.items, _Ready()
         mirror, full, baseline = self.owner.writer.mirror, self.owner.full, self.owner.baseline
         filters = self.owner.source.filters
@@ -214,3 +232,10 @@ class Reply:
                 await self.owner.writer.run(self.owner.writer.mirror.rollback)
             finally:
                 self._release()
+
+    async def close(self) -> None:
+        """Waits for what is being applied, and drops what did not come to its end."""
+        try:
+            await self._finished()
+        finally:
+            await self.abandon()

@@ -234,29 +234,30 @@ class SourceSync:
     async def pull_all(self, worker: str) -> None:
         """Pulls all pending objects, a few batches at a time."""
         running: set[asyncio.Task[None]] = set()
-        after = 0
+        # Looked up while the ones before are pulled, so that no connection waits for the mirror.
+        upcoming = asyncio.create_task(self._batch(worker, 0))
         try:
-            while True:
-                batch = await self.writer.locked(
-                    self.writer.mirror.pending, worker, self.class_name, after=after, limit=self.batch
-                )
-                if not batch:
-                    break
-                batch = _bounded(batch)
-                after = batch[-1].do_id
+            while batch := await upcoming:
                 self.pending += len(batch)
                 self.report()
                 running.add(asyncio.create_task(self.pull_batch(worker, batch)))
+                upcoming = asyncio.create_task(self._batch(worker, batch[-1].do_id))
                 if len(running) >= CONNECTIONS:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         task.result()
             await asyncio.gather(*running)
         except BaseException:
+            running.add(upcoming)  # type: ignore[arg-type]
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             raise
+
+    async def _batch(self, worker: str, after: int) -> list[PendingObject]:
+        """The next pending objects behind one, as many as one request should ask for."""
+        pending = self.writer.mirror.pending
+        return _bounded(await self.writer.locked(pending, worker, self.class_name, after=after, limit=self.batch))
 
     async def pull_batch(self, worker: str, batch: list[PendingObject]) -> None:
         """Pulls one batch; what a broken connection or a passing failure leaves is asked for again."""
@@ -318,7 +319,7 @@ class SourceSync:
                 await reply.flush(force=True)
                 reply.check_done()
             finally:
-                await reply.abandon()
+                await reply.close()
         self._adapt(len(asked), time.monotonic() - started, reply.bytes)
 
     def _adapt(self, objects: int, seconds: float, size: int) -> None:
