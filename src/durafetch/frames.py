@@ -143,8 +143,9 @@ def decode_entries(rows: msgspec.Raw) -> list[tuple[str, str, str | None]]:
         raise ProtocolError(f"The Worker sent entries that cannot be read: {error}.") from None
 
 
-def decode_rows(rows: msgspec.Raw, width: int) -> list[tuple[Any, ...]]:
-    """The rows of a range of a SQL table, each of `width` cells: None, int, float, str, bytes or InvalidText.
+def decode_rows(rows: msgspec.Raw, width: int) -> tuple[list[tuple[Any, ...]], bool]:
+    """The rows of a range of a SQL table, each of `width` cells: None, int, float, str, bytes or InvalidText; and whether
+    they are plain: without the last two.
 
     Raises ProtocolError where a row has another width or a cell is none of these.
     """
@@ -157,7 +158,7 @@ def decode_rows(rows: msgspec.Raw, width: int) -> list[tuple[Any, ...]]:
             plain = []  # said below, in words
         else:
             if plain and {*map(len, plain)} == {width}:
-                return plain
+                return plain, True
     try:
         decoded = _rows_decoder.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -173,7 +174,7 @@ def decode_rows(rows: msgspec.Raw, width: int) -> list[tuple[Any, ...]]:
             elif kind is bool or kind is dict or (kind is int and not -(2**63) <= cell < 2**63):
                 raise ProtocolError("The Worker sent a cell that is no SQL value.")
         result.append(tuple(row))
-    return result
+    return result, False
 
 
 class InvalidText(bytes):

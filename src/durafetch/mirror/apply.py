@@ -267,20 +267,12 @@ class ObjectWriter:
         return appends
 
     def _entry_range(self, frame: RangeFrame | DecodedRange) -> tuple[int, int, int]:
-        new: dict[str, tuple[str, str | None]] = {}
         rows = frame.rows if isinstance(frame, DecodedRange) else frames.decode_entries(frame.rows)
-        wanted = self._filters.keys
-        for key, text, devalue in rows:
-            if wanted and not wanted.matches(key):
-                continue
-            if devalue is not None:
-                try:
-                    text = projection(devalue)
-                except ValueFormatError as error:
-                    raise ProtocolError(f"The Worker sent a value that cannot be read: {error}.") from None
-            new[key] = (text, devalue)
+        if self._filters.keys:
+            rows = [row for row in rows if self._filters.keys.matches(row[0])]
+        new = {key: (text, devalue) if devalue is None else (_projected(devalue), devalue) for key, text, devalue in rows}
         after, upto = _key_bound(frame.after), _key_bound(frame.upto)
-        if any((after is not None and key <= after) or (upto is not None and key > upto) for key in new):
+        if new and ((after is not None and min(new) <= after) or (upto is not None and max(new) > upto)):
             # Python orders strings by code point, which is the order of their UTF-8 bytes.
             raise ProtocolError("The Worker sent an entry outside of its range.")
         old: dict[str, tuple[str, str | None]] = {}
@@ -297,7 +289,8 @@ class ObjectWriter:
                 )
             }
         gone = [key for key in old if key not in new]
-        fresh = [(self._do_id, key, *value) for key, value in new.items() if old.get(key) != value]
+        changed = {key: value for key, value in new.items() if old.get(key) != value} if old else new
+        fresh = [(self._do_id, key, text, devalue) for key, (text, devalue) in changed.items()]
         if gone:
             self._db.executemany(
                 "DELETE FROM _durafetch_kv WHERE do_id = ? AND key = ?", ((self._do_id, key) for key in gone)
@@ -314,13 +307,16 @@ class ObjectWriter:
 
     def _row_range(self, definition: TableDefinition, frame: RangeFrame | DecodedRange) -> tuple[int, int, int]:
         layout = self._layout(definition)
-        rows = frame.rows if isinstance(frame, DecodedRange) else frames.decode_rows(frame.rows, len(layout.columns))
+        if isinstance(frame, DecodedRange):
+            rows, plain = frame.rows, False
+        else:
+            rows, plain = frames.decode_rows(frame.rows, len(layout.columns))
         recorder = self._recorder
         if self._appends(definition.name, frame):
             if recorder is not None:
                 for row in rows:
                     recorder.row(definition, layout, None, row)
-            self._insert(layout, rows)
+            self._insert(layout, rows, plain)
             return len(rows), 0, 0
         where, parameters = self._between(layout, frame.after, frame.upto)
         places = layout.key_places
@@ -342,7 +338,7 @@ class ObjectWriter:
             self._delete(layout, row)
             if recorder is not None:
                 recorder.row(definition, layout, row, None)
-        self._insert(layout, fresh)
+        self._insert(layout, fresh, plain)
         return len(fresh) - replaced, replaced, len(old)
 
     def _held_rows(self, layout: Layout, where: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
@@ -375,17 +371,18 @@ class ObjectWriter:
             f"DELETE FROM {quote(layout.table.name)} WHERE {OBJECT_COLUMN} = ? AND {where}", (self._do_id, *cells)
         )
 
-    def _insert(self, layout: Layout, rows: list[tuple[Any, ...]]) -> None:
+    def _insert(self, layout: Layout, rows: list[tuple[Any, ...]], plain: bool) -> None:
+        """`plain`: there is no InvalidText among the cells."""
         if not rows:
             return
         columns = ", ".join(quote(column) for column in (OBJECT_COLUMN, layout.table.name_column, *layout.columns))
         insert = f"INSERT OR REPLACE INTO {quote(layout.table.name)}({columns}) VALUES (?, ?, "
-        plain = insert + ", ".join("?" * len(layout.columns)) + ")"
+        values = ", ".join("?" * len(layout.columns)) + ")"
         head = (self._do_id, self._name if self._head is None or self._head.name is None else self._head.name)
-        odd = [row for row in rows if InvalidText in map(type, row)]
+        odd = [] if plain else [row for row in rows if InvalidText in map(type, row)]
         if odd:
             rows = [row for row in rows if InvalidText not in map(type, row)]
-        self._db.executemany(plain, [head + row for row in rows])
+        self._db.executemany(insert + values, [head + row for row in rows])
         for row in odd:
             marks = ["CAST(? AS TEXT)" if type(cell) is InvalidText else "?" for cell in row]
             self._db.execute(insert + ", ".join(marks) + ")", (*head, *row))
@@ -471,6 +468,13 @@ def forget_object(connection: apsw.Connection, tables: TableMap, info: ObjectInf
 def _after(chunks: list[Chunk], bound: Bound) -> int | None:
     """The place behind the chunk that ends at a bound; it is looked for from the end, where it mostly is."""
     return next((i + 1 for i in range(len(chunks) - 1, -1, -1) if chunks[i][0] == bound), None)
+
+
+def _projected(devalue: str) -> str:
+    try:
+        return projection(devalue)
+    except ValueFormatError as error:
+        raise ProtocolError(f"The Worker sent a value that cannot be read: {error}.") from None
 
 
 def _key_bound(bound: Bound) -> str | None:
