@@ -92,10 +92,43 @@ export function endLine(version: string, rowsRead: number): { body: string; tail
 }
 
 /** A range assertion. `rows` is JSON text: it is made by SQLite, or row by row, and never parsed here. */
-export function rangeLine(table: string | null, after: Bound, upto: Bound, rows: string, digest: string): string {
+export function rangeLine(table: string | null, after: Bound, chunks: readonly Chunk[], rows: string): string {
   const name = table === null ? "" : `"table":${JSON.stringify(table)},`;
-  return (
-    `{"frame":"range",${name}"after":${JSON.stringify(after)},"upto":${JSON.stringify(upto)},` +
-    `"digest":"${digest}","rows":${rows}}\n`
-  );
+  return `{"frame":"range",${name}"after":${JSON.stringify(after)},"chunks":${JSON.stringify(chunks)},"rows":${rows}}\n`;
+}
+
+/** Chunks that follow each other are sent as one range up to this length. */
+const JOINED_BYTES = 64 * 1024;
+
+/** Joins the chunks of one table that are to be sent. */
+export class RangeLines {
+  #table: string | null;
+  #after: Bound = null;
+  #chunks: Chunk[] = [];
+  #rows: string[] = [];
+  #size = 0;
+
+  constructor(table: string | null) {
+    this.#table = table;
+  }
+
+  /** Takes a chunk that begins where the last one ended; returns what is to be sent now, perhaps nothing. */
+  add(after: Bound, chunk: Chunk, rows: string): string {
+    const before = this.#size + rows.length > JOINED_BYTES ? this.flush() : "";
+    if (this.#chunks.length === 0) this.#after = after;
+    this.#chunks.push(chunk);
+    if (rows !== "[]") this.#rows.push(rows.slice(1, -1));
+    this.#size += rows.length;
+    return before;
+  }
+
+  /** What was taken and not returned yet. */
+  flush(): string {
+    if (this.#chunks.length === 0) return "";
+    const text = rangeLine(this.#table, this.#after, this.#chunks, `[${this.#rows.join(",")}]`);
+    this.#chunks = [];
+    this.#rows = [];
+    this.#size = 0;
+    return text;
+  }
 }

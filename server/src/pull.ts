@@ -3,7 +3,7 @@ import { type HeldRange, heldRanges, type RangeReader, targetBytes, walk } from 
 import { digest, parseSeed, type Seed } from "./digest.js";
 import { EntryPage, EntryReader, listOptions } from "./entries.js";
 import { matcher } from "./filters.js";
-import { type Bound, type Chunk, type Chunks, endLine, line, type ObjectPull, rangeLine } from "./frames.js";
+import { type Bound, type Chunk, type Chunks, endLine, line, type ObjectPull, RangeLines } from "./frames.js";
 import { compareKeys } from "./keys.js";
 import { MAX_CHUNK_BYTES, SMALL_REPLY_BYTES } from "./limits.js";
 import { readSchema, type Schema, TableReader } from "./tables.js";
@@ -213,10 +213,13 @@ class ObjectReader {
     unchanged: (range: HeldRange) => boolean,
   ): Generator<Step> {
     const digestOf = (rows: string) => digest(this.#seed, salt + rows);
-    for (const step of walk(reader, heldRanges(held), digestOf, unchanged)) {
-      next.push([step.upto, step.digest]);
-      yield [step.send ? rangeLine(table, step.after, step.upto, step.rows, step.digest) : "", step.read];
+    const lines = new RangeLines(table);
+    for (const { after, upto, digest, rows, send, read } of walk(reader, heldRanges(held), digestOf, unchanged)) {
+      const chunk: Chunk = [upto, digest];
+      next.push(chunk);
+      yield [send ? lines.add(after, chunk, rows) : lines.flush(), read];
     }
+    yield [lines.flush(), 0];
   }
 
   /** Whether no entry in a range was written since, as far as this instance saw all writes. */
@@ -238,10 +241,12 @@ class ObjectReader {
     if (base.version === undefined) yield [line({ frame: "tables", tables: [], schema: [] }), 0];
     const unchanged = this.#entriesUnchanged(mutationsOf(base.version, this.#tracker));
     next.kv = [];
+    const lines = new RangeLines(null);
     let total = 0;
     for (const range of heldRanges(base.chunks.kv)) {
       if (range.digest !== undefined && unchanged(range)) {
         next.kv.push([range.upto, range.digest]);
+        yield [lines.flush(), 0];
         continue;
       }
       let after: Bound = range.after;
@@ -253,14 +258,15 @@ class ObjectReader {
         );
         total += read.rows.length;
         const upto: Bound = read.more ? read.last : range.upto;
-        const found = digest(this.#seed, `kv${read.rows}`);
-        next.kv.push([upto, found]);
-        const send = read.more || found !== range.digest || !first;
-        yield [send ? rangeLine(null, after, upto, read.rows, found) : "", read.rows.length];
+        const chunk: Chunk = [upto, digest(this.#seed, `kv${read.rows}`)];
+        next.kv.push(chunk);
+        const send = read.more || chunk[1] !== range.digest || !first;
+        yield [send ? lines.add(after, chunk, read.rows) : lines.flush(), read.rows.length];
         if (!read.more) break;
         after = read.last;
       }
     }
+    yield [lines.flush(), 0];
   }
 
   async #listEntries(after: Bound, upto: Bound, bytes: number) {

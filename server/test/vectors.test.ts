@@ -27,11 +27,11 @@ describe("frames", () => {
   for (const text of vectors("frames").lines as string[]) {
     test(text, () => {
       const frame = JSON.parse(text);
-      const { table, after, upto, rows, digest } = frame;
+      const { table, after, chunks, rows } = frame;
       const end = endLine(frame.version, frame.rows_read);
       const made =
         frame.frame === "range"
-          ? rangeLine(table ?? null, after, upto, JSON.stringify(rows), digest)
+          ? rangeLine(table ?? null, after, chunks, JSON.stringify(rows))
           : frame.frame === "end"
             ? end.body + end.tail(frame.crc32)
             : line(frame as Frame);

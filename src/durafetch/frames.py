@@ -52,14 +52,22 @@ class TablesFrame(msgspec.Struct, tag_field="frame", tag="tables"):
     schema: list[SchemaEntry]
 
 
+Chunk = tuple[Bound, str]
+"""(upper bound, digest): what the mirror keeps, and hands back at the next pull."""
+
+
 class RangeFrame(msgspec.Struct, tag_field="frame", tag="range"):
     """Between `after` (exclusive) and `upto` (inclusive) these are all the rows; `table` None: all the entries."""
 
     after: Bound
-    upto: Bound
-    digest: str
+    chunks: Annotated[list[Chunk], msgspec.Meta(min_length=1)]
     rows: msgspec.Raw
     table: str | None = None
+
+    @property
+    def upto(self) -> Bound:
+        """The upper bound of the last chunk."""
+        return self.chunks[-1][0]
 
 
 @dataclass
@@ -71,6 +79,11 @@ class DecodedRange:
     digest: str
     rows: list[Any]
     table: str | None = None
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """Its only chunk."""
+        return [(self.upto, self.digest)]
 
 
 class AlarmFrame(msgspec.Struct, tag_field="frame", tag="alarm"):

@@ -175,7 +175,7 @@ CHANGES = {
 }  # fmt: skip
 HEAD = {"frame": "object", "class": "C", "id": "i1", "storage": "sqlite", "version": "v"}
 TABLES = {"frame": "tables", "tables": [], "schema": []}
-ENTRIES = {"frame": "range", "after": None, "upto": None, "digest": "d", "rows": [["k", 1]]}
+ENTRIES = {"frame": "range", "after": None, "chunks": [[None, "d"]], "rows": [["k", 1]]}
 END = {"frame": "end", "version": "v"}
 DONE = {"frame": "done", "objects": 2, "failed": 0}
 
@@ -246,9 +246,11 @@ def test_what_is_not_durafetch(mirror: Mirror, changes: Any, error: type[errors.
         [HEAD, END, DONE],
         [HEAD, TABLES, END, DONE],
         [HEAD, ENTRIES, END, DONE],
-        [HEAD, TABLES, {**ENTRIES, "upto": ["k"]}, END, DONE],
+        [HEAD, TABLES, {**ENTRIES, "chunks": [[["k"], "d"]]}, END, DONE],
         [HEAD, TABLES, {**ENTRIES, "after": ["a"]}, END, DONE],
-        [HEAD, TABLES, {**ENTRIES, "after": ["x"], "upto": ["y"]}, END, DONE],
+        [HEAD, TABLES, {**ENTRIES, "after": ["x"], "chunks": [[["y"], "d"]]}, END, DONE],
+        [HEAD, TABLES, {**ENTRIES, "chunks": []}, END, DONE],
+        [HEAD, TABLES, {**ENTRIES, "chunks": [[None, "d"], [None, "d"]]}, END, DONE],
         [HEAD, TABLES, {**ENTRIES, "table": "t", "rows": [[1]]}, END, DONE],
         [HEAD, TABLES, {**ENTRIES, "rows": [["k", 0, "[[\"Map\",1]]"]]}, END, DONE],
         [HEAD, TABLES, {**ENTRIES, "rows": [["k", 0, "[[99]]"]]}, END, DONE],
@@ -309,7 +311,7 @@ def test_many_tables(mirror: Mirror) -> None:
     assert isinstance(error, errors.ProtocolError)
     assert not [t for t in mirror.tables() if "__" in t.name]
     ranges = [
-        {"frame": "range", "table": f"t{n}", "after": None, "upto": None, "digest": "d", "rows": [[1, n]]}
+        {"frame": "range", "table": f"t{n}", "after": None, "chunks": [[None, "d"]], "rows": [[1, n]]}
         for n in range(2000)
     ]
     with fake(one, HEAD, tables(2000), ENTRIES, *ranges, END, DONE) as server:

@@ -129,6 +129,7 @@ class PureWorker(WorkerSource):
         keys = [key for _, key in rows]
         salt = json.dumps(table)
         data, after, found = b"", None, []
+        joined: dict[str, Any] | None = None
         start = 0
         todo: Held = [list(chunk) for chunk in held] or [[None, ""]]
         while todo:
@@ -141,6 +142,7 @@ class PureWorker(WorkerSource):
             if own == digest and random.random() < 0.9:
                 found.append([upto, digest])
                 after, start = upto, stop
+                data, joined = data + (b"" if joined is None else _line(joined)), None
                 continue
             cuts = (
                 sorted(random.sample(range(1, len(part)), min(len(part) - 1, random.choice([0, 0, 1, 2]))))
@@ -149,20 +151,18 @@ class PureWorker(WorkerSource):
             )
             for low, high in zip([0, *cuts], [*cuts, len(part)], strict=True):
                 bound = upto if high == len(part) else _bound(part[high - 1][1], table)
-                own = _digest(salt, part[low:high])
-                frame = {
-                    "frame": "range",
-                    **({} if table is None else {"table": table["name"]}),
-                    "after": after,
-                    "upto": bound,
-                    "digest": own,
-                    "rows": [row for row, _ in part[low:high]],
-                }
-                data += _line(frame)
-                found.append([bound, own])
+                found.append([bound, _digest(salt, part[low:high])])
+                rows_here = [row for row, _ in part[low:high]]
+                if joined is not None and random.random() < 0.5:
+                    joined["chunks"].append(found[-1])
+                    joined["rows"] += rows_here
+                else:
+                    data += b"" if joined is None else _line(joined)
+                    name = {} if table is None else {"table": table["name"]}
+                    joined = {"frame": "range", **name, "after": after, "chunks": [found[-1]], "rows": rows_here}
                 after = bound
             start = stop
-        return data, found
+        return data + (b"" if joined is None else _line(joined)), found
 
 
 def _line(frame: Any) -> bytes:

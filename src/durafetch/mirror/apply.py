@@ -20,9 +20,6 @@ from durafetch.mirror.reading import ObjectInfo, dump_object
 from durafetch.mirror.tables import OBJECT_COLUMN, Layout, TableMap
 from durafetch.values import ValueFormatError, projection
 
-Chunk = list[Any]
-"""[upper bound, digest], just as the server sent them."""
-
 
 @dataclass(frozen=True)
 class PendingObject:
@@ -83,7 +80,7 @@ class ObjectWriter:
         self._definitions: dict[str, TableDefinition] = {}
         self._schema: list[frames.SchemaEntry] = []
         self._schema_id: int | None = None
-        self._chunks: dict[str, list[Chunk]] = {}
+        self._chunks: dict[str, list[frames.Chunk]] = {}
         self._entries = 0
         self._rows = 0
         self._alarm: str | None = None
@@ -253,7 +250,9 @@ class ObjectWriter:
             stop = len(chunks)
         else:
             stop = next((i + 1 for i in range(start, len(chunks)) if chunks[i][0] == frame.upto), start)
-        chunks[start:stop] = [[frame.upto, frame.digest]]
+        if any(bound is None for bound, _ in frame.chunks[:-1]):
+            raise ProtocolError("The Worker sent a chunk without an end before the last one.")
+        chunks[start:stop] = frame.chunks
 
     def _appends(self, table: str | None, frame: RangeFrame | DecodedRange) -> bool:
         """Whether the mirror has no rows in the range, since all that it has of the table came just before it."""
@@ -270,7 +269,9 @@ class ObjectWriter:
         rows = frame.rows if isinstance(frame, DecodedRange) else frames.decode_entries(frame.rows)
         if self._filters.keys:
             rows = [row for row in rows if self._filters.keys.matches(row[0])]
-        new = {key: (text, devalue) if devalue is None else (_projected(devalue), devalue) for key, text, devalue in rows}
+        new = {
+            key: (text, devalue) if devalue is None else (_projected(devalue), devalue) for key, text, devalue in rows
+        }
         after, upto = _key_bound(frame.after), _key_bound(frame.upto)
         if new and ((after is not None and min(new) <= after) or (upto is not None and max(new) > upto)):
             # Python orders strings by code point, which is the order of their UTF-8 bytes.
@@ -465,7 +466,7 @@ def forget_object(connection: apsw.Connection, tables: TableMap, info: ObjectInf
     connection.execute("DELETE FROM durable_objects WHERE do_id = ?", (info.do_id,))
 
 
-def _after(chunks: list[Chunk], bound: Bound) -> int | None:
+def _after(chunks: list[frames.Chunk], bound: Bound) -> int | None:
     """The place behind the chunk that ends at a bound; it is looked for from the end, where it mostly is."""
     return next((i + 1 for i in range(len(chunks) - 1, -1, -1) if chunks[i][0] == bound), None)
 
