@@ -35,6 +35,8 @@ export interface RouteContext {
 
 /** Objects asked at the same time; their answers wait in order, each at most SMALL_REPLY_BYTES. */
 const CONCURRENT_OBJECTS = 24;
+/** At first fewer are asked, so that the client has something to do soon: each answer raises their number by one. */
+const FIRST_OBJECTS = 4;
 /** Text is gathered to this length before it is written to the response. */
 const WRITE_BYTES = 64 * 1024;
 
@@ -232,7 +234,8 @@ async function writeFrames(
   };
   try {
     for (let index = 0; index < request.objects.length; index++) {
-      while (answers.length < request.objects.length && answers.length < index + CONCURRENT_OBJECTS) {
+      const asked = index + Math.min(CONCURRENT_OBJECTS, FIRST_OBJECTS + index);
+      while (answers.length < Math.min(request.objects.length, asked)) {
         answers.push(askObject(request.objects[answers.length] as PullObject, request, found));
       }
       const object = request.objects[index] as PullObject;

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from durafetch.sync import SourceSync
 
 LARGE_BYTES: Final = 8 * 1024 * 1024
-"""An object with more than this is applied while it arrives; up to it, once it is complete."""
+"""An object with more than this is applied while it arrives, which keeps other replies from being applied; up to it, once
+it is complete. Where there is no other reply, APPLY_BYTES are enough."""
 APPLY_BYTES: Final = 1024 * 1024
 """While one part is applied so much more is read, and no more."""
 APPLY_AT_BYTES: Final = 128 * 1024
@@ -109,7 +110,11 @@ class Reply:
     async def _keep(self, line: bytes | Frame, size: int) -> None:
         self.lines.append(line)
         self.size += size
-        if self.size < LARGE_BYTES or self.current is None:
+        if self.large is None:
+            enough = LARGE_BYTES if self.owner.writer.replies > 1 else APPLY_BYTES
+        else:
+            enough = APPLY_BYTES
+        if self.size < enough or self.current is None:
             return
         writer, mirror = self.owner.writer, self.owner.writer.mirror
         if self.large is None:
@@ -129,7 +134,7 @@ class Reply:
         """Applies what came of a large object, while more of it is read: one part is applied, one arrives."""
         assert self.large is not None
         mirror, large, lines = self.owner.writer.mirror, self.large, self.lines
-        self.lines, self.size = [], LARGE_BYTES - APPLY_BYTES
+        self.lines, self.size = [], 0
         await self._fed()
         self.feeding = asyncio.create_task(self.owner.writer.run(lambda: mirror.feed(large, _decoded(lines))))
 

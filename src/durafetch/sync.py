@@ -97,6 +97,8 @@ class Writer:
     def __init__(self, mirror: Mirror, executor: ThreadPoolExecutor) -> None:
         self.mirror = mirror
         self.lock = asyncio.Lock()
+        self.replies = 0
+        """How many are being read."""
         self._executor = executor
 
     async def locked(self, call: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
@@ -311,6 +313,7 @@ class SourceSync:
         started = time.monotonic()
         async with self.source.pull(asked, self.seed) as groups:
             reply = Reply(self, worker, left, failures)
+            self.writer.replies += 1
             try:
                 async for lines in groups:
                     for line in lines:
@@ -319,6 +322,7 @@ class SourceSync:
                 await reply.flush(force=True)
                 reply.check_done()
             finally:
+                self.writer.replies -= 1
                 await reply.close()
         self._adapt(len(asked), time.monotonic() - started, reply.bytes)
 
