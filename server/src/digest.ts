@@ -13,15 +13,14 @@ export function parseSeed(text: unknown): Seed | undefined {
 const lanes = new Int32Array(2);
 
 /**
- * A 64-bit digest of a text, as 16 hexadecimal digits. Synchronous, because a chunk and its digest belong to one
+ * A 64-bit digest of texts, one after the other, as 16 hexadecimal digits. Synchronous, because a chunk and its digest belong to one
  * turn of the event loop, and `crypto.subtle` is asynchronous. It detects change; it is not a signature.
  */
-export function digest(seed: Seed, text: string): string {
+export function digest(seed: Seed, ...texts: string[]): string {
   lanes[0] = seed[0] ^ 0x9e3779b9;
   lanes[1] = seed[1] ^ 0x85ebca6b;
-  eachBlock(text, addBlock);
-  let a = lanes[0]! ^ text.length;
-  let b = lanes[1]! ^ text.length;
+  for (const text of texts) eachBlock(text, addBlock);
+  let [a, b] = lanes as unknown as [number, number];
   a = mix(a ^ Math.imul(b, 0xc2b2ae3d));
   b = mix(b ^ Math.imul(a, 0x27d4eb2f));
   return hex(a) + hex(b);

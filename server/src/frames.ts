@@ -117,7 +117,7 @@ export class RangeLines {
     const before = this.#size + rows.length > JOINED_BYTES ? this.flush() : "";
     if (this.#chunks.length === 0) this.#after = after;
     this.#chunks.push(chunk);
-    if (rows !== "[]") this.#rows.push(rows.slice(1, -1));
+    if (rows !== "[]") this.#rows.push(rows);
     this.#size += rows.length;
     return before;
   }
@@ -125,7 +125,9 @@ export class RangeLines {
   /** What was taken and not returned yet. */
   flush(): string {
     if (this.#chunks.length === 0) return "";
-    const text = rangeLine(this.#table, this.#after, this.#chunks, `[${this.#rows.join(",")}]`);
+    const [first = "[]", ...more] = this.#rows;
+    const rows = more.length === 0 ? first : `[${this.#rows.map((part) => part.slice(1, -1)).join(",")}]`;
+    const text = rangeLine(this.#table, this.#after, this.#chunks, rows);
     this.#chunks = [];
     this.#rows = [];
     this.#size = 0;

@@ -212,7 +212,7 @@ class ObjectReader {
     next: Chunk[],
     unchanged: (range: HeldRange) => boolean,
   ): Generator<Step> {
-    const digestOf = (rows: string) => digest(this.#seed, salt + rows);
+    const digestOf = (rows: string) => digest(this.#seed, salt, rows);
     const lines = new RangeLines(table);
     for (const { after, upto, digest, rows, send, read } of walk(reader, heldRanges(held), digestOf, unchanged)) {
       const chunk: Chunk = [upto, digest];
@@ -258,7 +258,7 @@ class ObjectReader {
         );
         total += read.rows.length;
         const upto: Bound = read.more ? read.last : range.upto;
-        const chunk: Chunk = [upto, digest(this.#seed, `kv${read.rows}`)];
+        const chunk: Chunk = [upto, digest(this.#seed, "kv", read.rows)];
         next.kv.push(chunk);
         const send = read.more || chunk[1] !== range.digest || !first;
         yield [send ? lines.add(after, chunk, read.rows) : lines.flush(), read.rows.length];
