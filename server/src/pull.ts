@@ -8,7 +8,7 @@ import { compareKeys } from "./keys.js";
 import { MAX_CHUNK_BYTES, SMALL_REPLY_BYTES } from "./limits.js";
 import { readSchema, type Schema, TableReader } from "./tables.js";
 import type { Tracker } from "./tracker.js";
-import { currentVersion, mutationsOf, NO_SCHEMA, schemaOf, wroteSinceStart } from "./versions.js";
+import { changesSince, currentVersion, mutationsOf, NO_SCHEMA, schemaOf, wroteSinceStart } from "./versions.js";
 
 /** Passes over a large object that moves under the walk, before the last one is done in a single turn. */
 const MAX_PASSES = 8;
@@ -191,9 +191,10 @@ class ObjectReader {
     this.#rowsRead += entries.rowsRead;
 
     next.tables = {};
+    const changes = changesSince(base.version, version);
     const sqlUnchanged = since !== undefined && this.#tracker.lastSqlWrite <= since;
     for (const table of schema.tables) {
-      const reader = new TableReader(sql, table);
+      const reader = new TableReader(sql, table, changes);
       const chunks: Chunk[] = [];
       next.tables[table.name] = chunks;
       const held = base.chunks.tables?.[table.name];

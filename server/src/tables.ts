@@ -12,6 +12,8 @@ const ROWID_NAMES = ["rowid", "_rowid_", "oid"];
 const FIRST_ROWS = 16;
 /** A database up to this size is read without looking at the size of rows first. */
 const UNGUARDED_BYTES = 16 * 1024 * 1024;
+/** So many rows of 2 MB may be read without having been expected. */
+const UNGUARDED_CHANGES = 8;
 const MAX_ROWS = 100_000;
 
 /** One SQL table of an object, as it has to be read. */
@@ -115,10 +117,12 @@ export class TableReader implements RangeReader {
   #guarded: boolean;
   rowsRead = 0;
 
-  constructor(sql: SqlStorage, table: ReadableTable) {
+  /** `changes`: how many rows are others than when the chunks were made along which the table is read; or NaN. */
+  constructor(sql: SqlStorage, table: ReadableTable, changes: number) {
     this.#sql = sql;
     this.#table = table;
-    this.#guarded = sql.databaseSize > UNGUARDED_BYTES;
+    const few = changes >= 0 && changes <= UNGUARDED_CHANGES;
+    this.#guarded = !few && sql.databaseSize > UNGUARDED_BYTES;
   }
 
   read(after: Bound, upto: Bound, bytes: number | undefined): ReadRange {

@@ -23,6 +23,13 @@ export function schemaOf(version: string): string {
   return version.slice(version.lastIndexOf(".") + 1);
 }
 
+/** How many rows were changed since a version; NaN where that cannot be said: it is of another instance, or schema. */
+export function changesSince(version: string | undefined, now: string): number {
+  const [epoch, , before, schema] = version?.split(".") ?? [];
+  const [epochNow, , total, schemaNow] = now.split(".");
+  return epoch === epochNow && schema === schemaNow ? Number(total) - Number(before) : Number.NaN;
+}
+
 /** The writes up to a version, where it is of this instance's epoch. */
 export function mutationsOf(version: string | undefined, tracker: Tracker): number | undefined {
   const [epoch, mutations] = version?.split(".") ?? [];
