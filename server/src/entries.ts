@@ -112,7 +112,7 @@ export class EntryReader implements RangeReader {
       this.#complete = undefined;
     }
     const end = goesOn ? null : upto;
-    while (page.size < enough && this.#available(upto, end, enough - page.size)) {
+    while ((page.scanned === 0 || page.size < enough) && this.#available(upto, end, enough - page.size)) {
       const fitting = this.#entryBytes === undefined ? FIRST_ENTRIES : (enough - page.size) / this.#entryBytes;
       page.add(this.#take(upto, Math.max(1, Math.ceil(fitting))));
       this.#entryBytes = Math.max(1, page.size / page.scanned);

@@ -1,9 +1,12 @@
+import { crc32 as crc32OfZlib } from "node:zlib";
 import { parse } from "devalue";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { crc32 } from "../src/checksum.js";
 import { type HeldRange, heldRanges, type RangeReader, targetBytes, walk } from "../src/chunking.js";
 import { digest, parseSeed, type Seed } from "../src/digest.js";
-import type { Bound, Chunk } from "../src/frames.js";
+import { EntryReader } from "../src/entries.js";
+import { type Bound, type Chunk, RangeLines } from "../src/frames.js";
 import { compareKeys } from "../src/keys.js";
 import { mayWrite, Tracker } from "../src/tracker.js";
 import { encodeValue } from "../src/values.js";
@@ -12,6 +15,82 @@ import { REVIVERS } from "./revivers.js";
 
 const SEED: Seed = [1, 2];
 
+test("checksums of texts of several blocks, surrogate pairs at their ends", () => {
+  const text = fc.tuple(fc.nat(3), fc.constantFrom("a", "é", "€", "😀"), fc.integer({ min: 8000, max: 20_000 }));
+  fc.assert(
+    fc.property(text, ([indent, unit, count]) => {
+      const whole = "x".repeat(indent) + unit.repeat(count);
+      return crc32(whole, 0) === crc32OfZlib(whole);
+    }),
+  );
+});
+
+test("entries are read as they stand, however they are listed", () => {
+  const keys = fc.uniqueArray(fc.string({ minLength: 1, maxLength: 3 }), { maxLength: 300 });
+  const bounds = fc.uniqueArray(fc.string({ minLength: 1, maxLength: 3 }), { maxLength: 5 });
+  fc.assert(
+    fc.property(keys, bounds, fc.integer({ min: 1, max: 3000 }), fc.boolean(), (keys, bounds, bytes, large) => {
+      const stored = keys.sort(compareKeys).map((key, n): [string, unknown] => [key, "v".repeat(n % 50)]);
+      const listed: number[] = [];
+      const list = ({ startAfter, end, limit }: { startAfter?: string; end?: string; limit: number }) => {
+        const from = stored.filter(
+          ([key]) =>
+            (startAfter === undefined || compareKeys(key, startAfter) > 0) &&
+            (end === undefined || compareKeys(key, end) < 0),
+        );
+        listed.push(limit);
+        return from.slice(0, limit);
+      };
+      const sql = { databaseSize: large ? 1e9 : 0 };
+      const reader = new EntryReader({ sql, kv: { list } } as never, (key) => !key.startsWith("z"));
+      let after: Bound = null;
+      for (const upto of [...bounds.sort(compareKeys).map((key): Bound => [key]), null]) {
+        let more = true;
+        while (more) {
+          const read = reader.read(after, upto, bytes);
+          const from = after;
+          const inRange = stored.filter(
+            ([key]) =>
+              (from === null || compareKeys(key, String(from[0])) > 0) &&
+              (upto === null || compareKeys(key, String(upto[0])) <= 0),
+          );
+          const end = read.last;
+          const taken = inRange.filter(([key]) => end !== null && compareKeys(key, String(end[0])) <= 0);
+          expect(JSON.parse(read.rows)).toEqual(taken.filter(([key]) => !key.startsWith("z")));
+          expect(read.more).toBe(taken.length < inRange.length);
+          if (read.more) expect(taken.length).toBeGreaterThan(0);
+          more = read.more;
+          after = more ? read.last : upto;
+        }
+      }
+      if (large) expect(Math.max(...listed)).toBeLessThanOrEqual(33);
+    }),
+  );
+});
+
+test("chunks that follow each other travel as one range, up to a size", () => {
+  const lines = new RangeLines("t");
+  expect(lines.flush()).toBe("");
+  expect(lines.add(null, [[["integer", "1"]], "a"], "[[1]]")).toBe("");
+  expect(lines.add([["integer", "1"]], [[["integer", "2"]], "b"], "[]")).toBe("");
+  expect(lines.add([["integer", "2"]], [null, "c"], "[[3],[4]]")).toBe("");
+  expect(JSON.parse(lines.flush())).toEqual({
+    frame: "range",
+    table: "t",
+    after: null,
+    chunks: [
+      [[["integer", "1"]], "a"],
+      [[["integer", "2"]], "b"],
+      [null, "c"],
+    ],
+    rows: [[1], [3], [4]],
+  });
+  const long = JSON.stringify([["x".repeat(50_000)]]);
+  expect(lines.add(null, [[["integer", "1"]], "a"], long)).toBe("");
+  expect(JSON.parse(lines.add([["integer", "1"]], [null, "b"], long)).chunks).toEqual([[[["integer", "1"]], "a"]]);
+  expect(JSON.parse(lines.flush()).after).toEqual([["integer", "1"]]);
+});
+
 describe("digest", () => {
   test("differs for different texts and seeds", () => {
     const seen = new Set<string>();
@@ -19,6 +98,11 @@ describe("digest", () => {
     expect(seen.size).toBe(50_000);
     expect(digest(SEED, "x")).not.toBe(digest([1, 3], "x"));
     expect(digest(SEED, "")).toMatch(/^[0-9a-f]{16}$/);
+  });
+  test("does not depend on what was digested before, nor on how texts are joined at blocks", () => {
+    const before = digest(SEED, "row");
+    digest(SEED, "\u{10ffff}".repeat(20_000));
+    expect(digest(SEED, "row")).toBe(before);
   });
   test("any single change of a unit changes it", () => {
     fc.assert(

@@ -131,3 +131,12 @@ def test_a_value_that_the_runtime_cannot_read(tmp_path: Path, bundles: Path, mir
         zoo.run("Zoo", "poisoned", ["delete", "b"])
         synced(mirror, zoo.source())
         assert [key for key, _, _ in mirror.dump(mirror.find("Zoo", "poisoned")).entries] == ["a", "c", "d"]
+
+
+def test_long_texts_of_pairs(zoo: Zoo, mirror: Mirror) -> None:
+    """Characters of four bytes, so that one of them stands wherever the server looks at a text piece by piece."""
+    texts = {f"{n}": "x" * n + "😀" * 10_000 for n in range(3)}
+    zoo.run("Zoo", "pairs", *[["put", key, text] for key, text in texts.items()])
+    synced(mirror, zoo.source())
+    entries = mirror.dump(mirror.find("Zoo", "pairs")).entries
+    assert {key: json.loads(val) for key, val, _ in entries} == texts
