@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from dataclasses import dataclass, field
@@ -110,9 +111,17 @@ class Runtime:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = self.state.parent / f"{self.state.name}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        # Tests stop it from several threads.
+        self._lock = threading.RLock()
 
     def start(self) -> Runtime:
         """Starts workerd and waits until it accepts connections; raises RuntimeError where it ends instead."""
+        with self._lock:
+            return self._start()
+
+    def _start(self) -> Runtime:
+        if self._process is not None and self._process.poll() is None:
+            raise RuntimeError("workerd is running already.")
         self.state.mkdir(parents=True, exist_ok=True)
         config = self.state.parent / f"{self.state.name}.capnp"
         config.write_text(self.worker.capnp(f"127.0.0.1:{self.port}", self.state))
@@ -138,7 +147,9 @@ class Runtime:
 
     def stop(self, *, kill: bool = False) -> None:
         """Ends workerd; `kill` ends it as a crash would."""
-        if self._process is not None:
+        with self._lock:
+            if self._process is None:
+                return
             self._count()
             self._process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
             try:
