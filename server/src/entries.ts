@@ -132,10 +132,9 @@ export class EntryReader implements RangeReader {
   }
 
   #take(upto: Bound, most: number): [string, unknown][] {
-    let stop = Math.min(this.#listed.length, this.#taken + most);
-    if (upto !== null) {
-      while (compareKeys((this.#listed[stop - 1] as [string, unknown])[0], String(upto[0])) > 0) stop -= 1;
-    }
+    const end = Math.min(this.#listed.length, this.#taken + most);
+    let stop = upto === null ? end : this.#taken;
+    while (stop < end && compareKeys((this.#listed[stop] as [string, unknown])[0], String(upto?.[0])) <= 0) stop += 1;
     const entries = this.#listed.slice(this.#taken, stop);
     this.#taken = stop;
     this.#at = [(entries.at(-1) as [string, unknown])[0]];
