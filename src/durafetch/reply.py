@@ -110,10 +110,8 @@ class Reply:
     async def _keep(self, line: bytes | Frame, size: int) -> None:
         self.lines.append(line)
         self.size += size
-        if self.large is None:
-            enough = LARGE_BYTES if self.owner.writer.replies > 1 else APPLY_BYTES
-        else:
-            enough = APPLY_BYTES
+        alone = self.owner.writer.replies == 1
+        enough = APPLY_BYTES if alone or self.large is not None else LARGE_BYTES
         if self.size < enough or self.current is None:
             return
         writer, mirror = self.owner.writer, self.owner.writer.mirror

@@ -250,10 +250,10 @@ class SourceSync:
                         task.result()
             await asyncio.gather(*running)
         except BaseException:
-            running.add(upcoming)  # type: ignore[arg-type]
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            tasks: list[asyncio.Task[Any]] = [*running, upcoming]
+            for each in tasks:
+                each.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             raise
 
     async def _batch(self, worker: str, after: int) -> list[PendingObject]:
