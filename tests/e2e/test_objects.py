@@ -12,7 +12,7 @@ import pytest
 
 from durafetch import Mirror, WorkerSource, sync_sources
 from scripts.workerd import Runtime, Worker, bundle
-from tests.support import TOKEN, WORKERS, Zoo, synced, zoo_worker
+from tests.support import TOKEN, WORKERS, Oracle, Zoo, synced, zoo_worker
 
 
 def get(zoo: Zoo, path: str, token: str | None = TOKEN, data: bytes | None = None) -> tuple[int, Any]:
@@ -70,6 +70,30 @@ def test_a_pull_does_not_make_the_next_sync_visit_again(tmp_path: Path, bundles:
             synced(second, zoo.source())  # wakes all of them
         result = synced(mirror, zoo.source())
         assert (result.total("visited"), result.total("requests")) == (0, 1)
+
+
+def test_after_a_restart_all_chunks_are_looked_at_and_the_changed_ones_sent(
+    tmp_path: Path, bundles: Path, mirror: Mirror
+) -> None:
+    with Runtime(zoo_worker(bundles), tmp_path / "state") as runtime:
+        zoo = Zoo(runtime).ready()
+        id, _ = zoo.call("Zoo", "wide", ["many", 500, 200])
+        first = synced(mirror, zoo.source())
+        [(text,)] = mirror.query("SELECT chunks FROM _durafetch_state")
+        bounds = [upto[0] for upto, _ in json.loads(text)["kv"][:-1]]
+        assert len(bounds) > 10
+        runtime.stop()
+        runtime.start()
+        # The last entry of a chunk goes, others change and come.
+        zoo.run(
+            "Zoo", "wide", ["delete", bounds[3]], ["put", "k000020", "other"], ["put", bounds[7] + "a", "new"], ["sync"]
+        )
+        second = synced(mirror, zoo.source())
+        assert (second.total("upserted"), second.total("deleted")) == (2, 1)
+        assert second.total("bytes") < first.total("bytes") / 4
+        entries = mirror.dump(mirror.find("Zoo", "wide")).entries
+        assert [key for key, _, _ in entries] == list(Oracle(zoo.file("Zoo", id)).entries)
+        assert {key: val for key, val, _ in entries}["k000020"] == '"other"'
 
 
 def test_nothing_changed_writes_nothing(zoo: Zoo, mirror: Mirror) -> None:
