@@ -80,7 +80,7 @@ def test_after_a_restart_all_chunks_are_looked_at_and_the_changed_ones_sent(
         id, _ = zoo.call("Zoo", "wide", ["many", 500, 200])
         first = synced(mirror, zoo.source())
         [(text,)] = mirror.query("SELECT chunks FROM _durafetch_state")
-        bounds = [upto[0] for upto, _ in json.loads(text)["kv"][:-1]]
+        bounds = [upto[0] for upto, _ in json.loads(str(text))["kv"][:-1]]
         assert len(bounds) > 10
         runtime.stop()
         runtime.start()
@@ -243,6 +243,19 @@ def test_shards(tmp_path: Path, bundles: Path, mirror: Mirror) -> None:
         result = synced(mirror, Zoo(runtime).source())
         assert (result.total("known"), result.total("changed")) == (30, 20)
         assert synced(mirror, Zoo(runtime).source()).total("visited") == 0
+
+
+def test_a_listing_waits_for_the_announcement_of_an_answered_write(
+    tmp_path: Path, bundles: Path, mirror: Mirror
+) -> None:
+    worker = zoo_worker(bundles)
+    worker.script = bundle(WORKERS / "zoo_slow_directory.ts", bundles / "zoo_slow_directory.js")
+    with Runtime(worker, tmp_path / "state") as runtime:
+        zoo = Zoo(runtime).ready()
+        for n in range(2):
+            zoo.run("Zoo", "one", ["put", "k", n])
+            synced(mirror, zoo.source())
+            assert list(mirror.query("SELECT val FROM kv WHERE name = 'one'")) == [(str(n),)]
 
 
 def test_app_is_reached_beside_durafetch(zoo: Zoo) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 import durafetch.sync
 from durafetch import Mirror, WorkerSource, errors, sync_sources
+from durafetch.limits import MAX_TABLES
 from durafetch.mirror.database import open_database, writing
 from scripts.workerd import Runtime
 from tests.fault.proxy import FaultServer, forward, reply
@@ -182,7 +183,7 @@ DONE = {"frame": "done", "objects": 2, "failed": 0}
 
 def stream(*frames: Any) -> bytes:
     """A reply of these frames; an `end` gets the checksum of its object, bytes go in as they are."""
-    data = b""
+    data = bytearray()
     begin = 0
     for frame in frames:
         if isinstance(frame, bytes):
@@ -195,7 +196,7 @@ def stream(*frames: Any) -> bytes:
             line = line[:-1]
             line += b',"crc32":%d}' % zlib.crc32(data[begin:] + line)
         data += line + b"\n"
-    return data
+    return bytes(data)
 
 
 def fake(changes: Any, *frames: Any) -> FaultServer:
@@ -306,10 +307,15 @@ def test_many_tables(mirror: Mirror) -> None:
         }
 
     one: dict[str, Any] = {**CHANGES, "objects": [{"class": "C", "id": "i1", "name": None}]}
-    with fake(one, HEAD, tables(1_000_000), ENTRIES, END, DONE) as server:
-        error = sync_sources(mirror, [WorkerSource(server.url, token=TOKEN)]).error()
-    assert isinstance(error, errors.ProtocolError)
-    assert not [t for t in mirror.tables() if "__" in t.name]
+    for too_many in (MAX_TABLES + 1, 1_000_000):
+        whole = [
+            {"frame": "range", "table": f"t{n}", "after": None, "chunks": [[None, "d"]], "rows": []}
+            for n in range(MAX_TABLES + 1)
+        ]
+        with fake(one, HEAD, tables(too_many), ENTRIES, *whole, END, DONE) as server:
+            error = sync_sources(mirror, [WorkerSource(server.url, token=TOKEN)]).error()
+        assert isinstance(error, errors.ProtocolError | errors.PartlyDoneError)
+        assert not [t for t in mirror.tables() if "__" in t.name]
     ranges = [
         {"frame": "range", "table": f"t{n}", "after": None, "chunks": [[None, "d"]], "rows": [[1, n]]}
         for n in range(2000)
