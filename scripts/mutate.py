@@ -94,7 +94,7 @@ MUTATIONS = [
     Mutation(f"{CLIENT}/mirror/__init__.py", "UPDATE _durafetch_state SET chunks = '' WHERE", "UPDATE _durafetch_state SET chunks = chunks WHERE", f"{E2E}/test_filters.py"),
     Mutation(f"{CLIENT}/watch.py", "self._last.get(key, 0.0) + self._pace.min_interval)", "0.0)", f"{E2E}/test_watch.py"),
     Mutation(f"{CLIENT}/watch.py", "            raise _ReadAnew\n", "            return\n", f"{E2E}/test_watch.py"),
-    Mutation(f"{CLIENT}/watch.py", "if key in self._due:\n                    heapq", "if key == 0:\n                    heapq", f"{E2E}/test_watch.py"),
+    Mutation(f"{CLIENT}/watch.py", "if key in self._due:\n                    heapq", "if key == 0:\n                    heapq", f"{E2E}/test_watch.py::test_what_changes_during_a_pull_is_pulled_next"),
     # The client: local files and stored values.
     Mutation(f"{CLIENT}/sources/local/snapshot.py", "or attempted > self._last:", "or attempted < 0:", f"tests/unit/test_snapshot.py {E2E}/test_local.py"),
     Mutation(f"{CLIENT}/sources/local/snapshot.py", "header is None or header[10:12] != self._salts or", "header is None or", f"tests/unit/test_snapshot.py {E2E}/test_local.py"),

@@ -274,6 +274,23 @@ def test_a_watcher_that_never_acknowledges_is_dropped(tmp_path: Path) -> None:
         runtime.stop(kill=True)
 
 
+def test_what_changes_during_a_pull_is_pulled_next(own: Zoo, tmp_path: Path) -> None:
+    own.run("Zoo", "a", ["put", "k", 0])
+    with (
+        TcpProxy(own.url) as proxy,
+        Watching(tmp_path / "m.sqlite", WorkerSource(proxy.url, token=TOKEN, name="zoo")) as watched,
+    ):
+        until(lambda: watched.value("a", "k") == "0")
+        proxy.held = b"/v1/pull"
+        own.run("Zoo", "a", ["put", "k", 1])
+        # The object has answered, and the answer is on its way: a further write is news.
+        assert proxy.holding.wait(30)
+        own.run("Zoo", "a", ["put", "k", 2])
+        until(lambda: watched.statuses[0].pending == 2)
+        proxy.held = None
+        until(lambda: watched.value("a", "k") == "2", 10)
+
+
 def test_the_status_line(own: Zoo, tmp_path: Path) -> None:
     own.run("Zoo", "a", ["put", "k", 0])
     master, slave = pty.openpty()

@@ -31,6 +31,10 @@ class TcpProxy:
         self.refusing = False
         self.stalled = False
         """Nothing is passed on, and nothing closed, as when a machine in between is gone."""
+        self.held: bytes | None = None
+        """Replies to requests that have this in them are not passed on, until it is None."""
+        self.holding = threading.Event()
+        """A reply is being held."""
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
 
@@ -68,15 +72,21 @@ class TcpProxy:
                 continue
             with self._lock:
                 self._open |= {client, server}
+            asked = threading.Event()
             for source, sink, back in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self._pump, args=(source, sink, back), daemon=True).start()
+                threading.Thread(target=self._pump, args=(source, sink, back, asked), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, back: bool) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, back: bool, asked: threading.Event) -> None:
         upgraded = self._every_connection and back
         try:
             while data := source.recv(65536):
                 while self.stalled:
                     time.sleep(0.02)
+                if not back and self.held is not None and self.held in data:
+                    asked.set()
+                while back and self.held is not None and asked.is_set():
+                    self.holding.set()
+                    time.sleep(0.002)
                 upgraded = upgraded or (back and data.startswith(b"HTTP/1.1 101"))
                 if upgraded and self.budget is not None:
                     data = data[: self.budget]
