@@ -83,7 +83,7 @@ class Cost:
 
 
 def dollars(usd: float) -> str:
-    """An amount, with as many digits as it takes to see it."""
+    """An amount, with as many digits as it takes to see it; a millionth at least, where it is not nothing."""
     if usd >= 0.01 or usd == 0:
         return f"${usd:,.2f}"
-    return f"${usd:.6f}".rstrip("0") if usd >= 0.000001 else "under $0.000001"
+    return f"${max(usd, 0.000001):.6f}".rstrip("0")

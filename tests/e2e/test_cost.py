@@ -82,6 +82,6 @@ def test_the_command_line(own: Zoo, tmp_path: Path) -> None:
 
 def test_amounts() -> None:
     assert [dollars(usd) for usd in (0, 12.345, 0.0123, 0.00012345, 3.2e-6, 2e-7)] == [
-        "$0.00", "$12.35", "$0.01", "$0.000123", "$0.000003", "under $0.000001",
+        "$0.00", "$12.35", "$0.01", "$0.000123", "$0.000003", "$0.000001",
     ]  # fmt: skip
     assert Cost(5, 4, 3) - Cost(1, 1, 1) + Cost() == Cost(4, 3, 2)

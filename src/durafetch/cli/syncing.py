@@ -197,8 +197,9 @@ def _report(result: SyncResult, path: Path, as_json: bool) -> None:
 
 
 def _cost(cost: Cost) -> str:
+    requests = f"{cost.do_requests:,} Durable Object request{'' if cost.do_requests == 1 else 's'}"
     return (
-        f"cost: at most {dollars(cost.usd)} ({cost.do_requests:,} Durable Object requests, "
+        f"cost: at most {dollars(cost.usd)} ({requests}, "
         f"{cost.rows_read + cost.read_units:,} rows read, {cost.rows_written:,} written)"
     )
 
